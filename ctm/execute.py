@@ -1,0 +1,118 @@
+"""Runs one stage: checks its inputs, keeps its outputs whole, writes its metrics and manifest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ctm
+from ctm.errors import ArtifactError
+from ctm.fingerprint import fingerprint, library_versions
+from ctm.runtime.context import Context, Device
+from ctm.runtime.digest import digest_artifact, digest_listing
+from ctm.runtime.outputs import remove, staged_outputs, write_text
+from ctm.stage import Config, Metrics, Ref, Stage
+
+__all__ = ["RunOptions", "execute", "manifest_path"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the caller of a stage decides, and what does not change the stage's result."""
+
+    metrics: Path
+    checkpoints: Path = Path(".ctm/checkpoints")
+    device: Device = "auto"
+    workers: int = 0
+    resume: bool = True
+
+
+def execute(
+    stage: Stage,
+    config: Config,
+    *,
+    inputs: Mapping[str, Path],
+    outputs: Mapping[str, Path],
+    options: RunOptions,
+) -> Metrics:
+    """Runs ``stage`` and returns its metrics.
+
+    Outputs, metrics and manifest appear only after the stage has ended well; checkpoints are kept in a folder named by
+    the run's fingerprint, so that a run with other code, parameters or inputs never resumes from them.
+
+    Raises:
+        ArtifactError: an input that another stage should have written is missing.
+        CtmError: whatever the stage finds wrong.
+    """
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    digests = {name: _digest_input(stage, name, path) for name, path in inputs.items()}
+    settings = config.model_dump(mode="json")
+    identity = fingerprint(stage, settings, digests)
+    checkpoints = options.checkpoints / stage.name / identity[:16]
+    context = Context(device=options.device, workers=options.workers, checkpoints=checkpoints, resume=options.resume)
+    logger.info("%s: %s", stage.command, stage.summary)
+    with staged_outputs(outputs) as staged:
+        metrics = stage.run(config, context, **inputs, **staged)
+    manifest = {
+        "stage": stage.name,
+        "ctm": ctm.__version__,
+        "git": _git_revision(),
+        "fingerprint": identity,
+        "config": settings,
+        "inputs": {name: {"path": str(path), "sha256": digests[name]} for name, path in inputs.items()},
+        "outputs": {name: {"path": str(path), "sha256": digest_artifact(path)} for name, path in outputs.items()},
+        "libraries": library_versions(stage.run.__module__),
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "timings": context.timings,
+    }
+    write_text(options.metrics, json.dumps(metrics, indent=2) + "\n")
+    write_text(manifest_path(options.metrics), json.dumps(manifest, indent=2) + "\n")
+    remove(checkpoints)
+    written = ", ".join(str(path) for path in outputs.values())
+    logger.info("%s: wrote %s in %.0f s", stage.command, written, manifest["seconds"])
+    return metrics
+
+
+def manifest_path(metrics: Path) -> Path:
+    """Where the manifest of a run lies: beside its metrics, ``metrics/<stage>.manifest.json``."""
+    return metrics.with_suffix(".manifest.json")
+
+
+def _digest_input(stage: Stage, name: str, path: Path) -> str:
+    source = stage.inputs[name]
+    if not isinstance(source, Ref):
+        return digest_listing(path)  # a missing folder is the data set reader's to report
+    if not path.exists():
+        raise ArtifactError(
+            f"{stage.command}: input --{name} {path} is missing. It is written by the stage "
+            f"{source.stage.replace('_', '-')}: run that first, or `dvc repro {stage.name}`, which runs what is needed."
+        )
+    return digest_artifact(path)
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Revision of the working tree and whether it has uncommitted changes; None outside a checkout or without git."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""What every stage runs on: context, whole-or-nothing outputs, checkpoints, manifest, progress."""

@@ -1,0 +1,34 @@
+"""Where a stage runs: what may differ from machine to machine without changing what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Context", "Device", "Precision"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Number format of the matrix products in training; weights and optimiser stay in fp32."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage knows of its surroundings.
+
+    Attributes:
+        device: ``auto`` takes the GPU where there is one.
+        workers: processes that decode images beside the training loop; 0 decodes in the loop itself.
+        checkpoints: folder of this very run (stage, code, parameters and inputs), kept outside the stage's outputs and
+            removed when the stage has ended well.
+        resume: continue from ``checkpoints`` where it holds the state of an interrupted run.
+        timings: seconds that the stage measured, for the manifest; they differ from run to run, so metrics have none.
+    """
+
+    device: Device
+    workers: int
+    checkpoints: Path
+    resume: bool
+    timings: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,18 @@
+"""The one place that decides how ctm's log lines look."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+__all__ = ["show_log"]
+
+
+def show_log(*, verbose: bool = False) -> None:
+    """Sends ctm's log to standard error, one plain line a message; other libraries only speak up from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("ctm")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,57 @@
+"""Outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["remove", "staged_outputs", "write_text"]
+
+
+@contextmanager
+def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Gives a hidden path beside each output and moves all of them in when the block ends without an error.
+
+    What an earlier, killed run left at the hidden paths is removed first. After an error the hidden paths are removed
+    and the outputs are as they were before.
+    """
+    partial = {name: path.with_name(f".{path.name}.partial") for name, path in outputs.items()}
+    for path in partial.values():
+        remove(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        for name, path in outputs.items():
+            replace(partial[name], path)
+    finally:
+        for path in partial.values():
+            remove(path)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Moves ``source`` (file or folder) to ``target`` on the same file system, whatever is there before."""
+    if target.is_dir():
+        old = target.with_name(f".{target.name}.old")
+        remove(old)
+        target.rename(old)
+        source.rename(target)
+        remove(old)
+    else:
+        os.replace(source, target)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder; nothing happens if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with staged_outputs({"file": path}) as staged:
+        staged["file"].write_text(text, encoding="utf-8")
