@@ -1,0 +1,172 @@
+"""Batches from shards, the same for any number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ctm.data.config import AugmentConfig
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import Split
+from ctm.data.transforms import Geometry, draw_geometry, image_to_input, mask_to_target
+from ctm.errors import ArtifactError
+
+__all__ = ["EpochSampler", "ShardDataset", "make_loader"]
+
+
+class ShardDataset(Dataset[dict[str, Any]]):
+    """Images of a split as a model's inputs, with image-level labels and, where asked, masks.
+
+    An item is ``index`` (int), ``image`` (float32, (Ch, H, W)), ``labels`` (bool, (C,)), ``size`` (int64, native height
+    and width) and, with ``masks``, ``mask`` (int64, (H, W)). The truth in the image shards is read only where ``masks``
+    is that split and ``mask_member`` names it.
+    """
+
+    def __init__(
+        self,
+        images: Split,
+        inputs: InputSpec,
+        *,
+        masks: Split | None = None,
+        mask_member: str = "png",
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Joins masks to images by key.
+
+        Args:
+            images: split of image shards.
+            inputs: what the model takes.
+            masks: split with a mask for every image, such as pseudo-masks.
+            mask_member: name of the masks' member.
+            augment: random changes; None for none.
+            seed: random numbers depend on nothing but seed, epoch and index.
+
+        Raises:
+            ArtifactError: an image has no mask.
+        """
+        self.images = images
+        self.inputs = inputs
+        self._masks, self._mask_member = masks, mask_member
+        self._positions = [] if masks is None else [masks.index_of(key) for key in images.keys]
+        self._augment, self._seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        index, epoch = item if isinstance(item, tuple) else (item, 0)
+        image = self.images.image(index)
+        if image.shape[0] != self.inputs.channels:
+            raise ArtifactError(
+                f"image {self.images.keys[index]!r} has {image.shape[0]} channels, the model takes "
+                f"{self.inputs.channels}: they come from different data"
+            )
+        geometry = self._geometry(index, epoch=epoch)
+        sample = {
+            "index": index,
+            "image": image_to_input(image, self.inputs, geometry),
+            "labels": torch.from_numpy(self.images.labels[index]),
+            "size": torch.from_numpy(self.images.sizes[index]),
+        }
+        if self._masks is not None:
+            mask = self._masks.mask(self._positions[index], self._mask_member)
+            self._check_size(index, mask.shape)
+            sample["mask"] = mask_to_target(mask, self.inputs.image_size, geometry)
+        return sample
+
+    def _geometry(self, index: int, *, epoch: int) -> Geometry | None:
+        if self._augment is None:
+            return None
+        height, width = self.images.sizes[index].tolist()
+        # The 1 keeps the stream of sample 0 apart from the sampler's: numpy pads short seeds with zeros.
+        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        return draw_geometry(self._augment, (height, width), self.inputs.image_size, rng=rng)
+
+    def _check_size(self, index: int, mask_size: tuple[int, ...]) -> None:
+        size = tuple(self.images.sizes[index].tolist())
+        if mask_size != size:
+            raise ArtifactError(
+                f"the mask of {self.images.keys[index]!r} has size {mask_size} (height, width), its image {size}: "
+                "they come from different data"
+            )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Pairs (index, epoch) of one process's share of the samples; the order depends only on seed and epoch.
+
+    A shuffled order is filled up from its own start, so that all processes take the same number of training steps. An
+    ordered one is not, so that every sample is seen exactly once.
+    """
+
+    def __init__(self, n: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1) -> None:
+        """Starts at epoch 0.
+
+        Args:
+            n: number of samples.
+            seed: seed of the shuffling.
+            shuffle: whether each epoch has a new random order.
+            rank: number of this process.
+            world: number of processes.
+        """
+        self._n, self._seed, self._shuffle = n, seed, shuffle
+        self._rank, self._world = rank, world
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next iteration."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        padded = self._n + (-self._n % self._world if self._shuffle else 0)
+        return len(range(self._rank, padded, self._world))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self._n)
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, self._epoch]).permutation(self._n)
+            order = np.resize(order, self._n + -self._n % self._world)
+        for index in order[self._rank :: self._world].tolist():
+            yield index, self._epoch
+
+
+def make_loader(
+    dataset: ShardDataset,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[dict[str, Any]]:
+    """A loader of batches; its batches are the same for any number of workers.
+
+    Call ``loader.sampler.set_epoch`` before each epoch. A shuffled loader drops an incomplete last batch (batch
+    normalisation fails on a batch of one), unless that is all there is.
+
+    Args:
+        dataset: where the samples come from.
+        batch_size: samples a batch.
+        shuffle: whether each epoch has a new random order.
+        seed: seed of the order.
+        workers: number of processes that decode images; 0 for this one.
+        rank: number of this process.
+        world: number of processes.
+    """
+    sampler = EpochSampler(len(dataset), seed=seed, shuffle=shuffle, rank=rank, world=world)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=shuffle and len(sampler) >= batch_size,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        # Without it the loader takes its workers' seed from the global generator, and moves that on.
+        generator=torch.Generator().manual_seed(seed),
+    )

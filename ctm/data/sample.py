@@ -1,0 +1,106 @@
+"""One sample as a raw-data reader gives it, and the encodings in which images and masks are stored. No torch here."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctm.errors import DataError
+
+__all__ = ["Sample", "decode_image", "decode_mask", "encode_array", "encode_mask", "safe_key"]
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow and numpy raise for bytes that are not the picture or array they claim to be."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One raw sample, already validated: it decodes, the sizes agree and the labels are known.
+
+    Attributes:
+        key: unique in its split; letters, digits, ``_`` and ``-`` only (see ``safe_key``).
+        image: the encoded image.
+        extension: its encoding: ``jpg`` or ``png`` (8 bits, decoded as RGB), or ``npy`` (an array of shape (Ch, H, W)).
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+        labels: image-level labels as mask values, ascending, never the background.
+        mask: truth of shape (H, W) for evaluation alone, 255 = ignore; None if there is none.
+    """
+
+    key: str
+    image: bytes
+    extension: str
+    height: int
+    width: int
+    labels: tuple[int, ...]
+    mask: NDArray[np.uint8] | None
+
+
+def safe_key(name: str) -> str:
+    """A key for ``name``: in a WebDataset the first dot ends the key, and not every character suits a file name.
+
+    ASCII characters other than letters, digits, ``_`` and ``-`` become ``_``; others ``u`` and their code point, so
+    that names in other scripts stay distinct. Different names can still meet: readers must check.
+    """
+    return re.sub(r"[^A-Za-z0-9_-]", lambda match: "_" if match[0].isascii() else f"u{ord(match[0]):x}", name)
+
+
+def encode_array(array: NDArray[Any]) -> bytes:
+    """The bytes of an ``.npy`` file that holds ``array``."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, extension: str) -> NDArray[Any]:
+    """The image of shape (Ch, H, W) that ``data`` encodes.
+
+    ``jpg`` and ``png`` give 8-bit RGB whatever their colour mode (an EXIF orientation is not applied, nor is it in
+    the usual data sets); ``npy`` gives the stored array and type.
+
+    Raises:
+        DataError: the bytes are damaged, or no image of that encoding.
+    """
+    try:
+        if extension == "npy":
+            array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                array = np.array(image.convert("RGB")).transpose(2, 0, 1)
+    except UNREADABLE as error:
+        raise DataError(f"the bytes are no readable {extension} image: {error}") from error
+    if array.ndim != 3:
+        raise DataError(f"the image array has shape {array.shape}, expected (channels, height, width)")
+    return array
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """A greyscale PNG whose pixel values are the values of ``mask``, (H, W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_mask(data: bytes) -> NDArray[np.uint8]:
+    """The mask of shape (H, W) in an 8-bit greyscale or palette image; a palette's indices are the values.
+
+    Raises:
+        DataError: the bytes are damaged, or an image whose pixels are colours or have more than 8 bits.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            mode = image.mode
+            mask: NDArray[np.uint8] = np.array(image)
+    except UNREADABLE as error:
+        raise DataError(f"the bytes are no readable mask: {error}") from error
+    if mode not in {"L", "P"}:
+        raise DataError(
+            f"the mask has colour mode {mode!r}; store class indices as an 8-bit greyscale (L) or palette (P) PNG"
+        )
+    return mask

@@ -1,0 +1,278 @@
+"""Shards: what goes in comes out, the same bytes each time, and damage is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctm.data.classes import ClassTable
+from ctm.data.config import DatasetConfig
+from ctm.data.datasets import open_dataset
+from ctm.data.pack import write_dataset_shards
+from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
+from ctm.errors import ArtifactError, DataError, ParamsError
+
+CLASSES = ClassTable(names=("background", "cow", "sky"), background=0)
+
+
+def write_masks(folder: Path, *, count: int = 40, shard_mb: int = 1, payload: int = 60_000) -> None:
+    """Masks of three sizes; every fourth sample has no mask, sample 5 no label."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(folder, "train", classes=CLASSES, shard_mb=shard_mb) as writer:
+        for number in range(count):
+            members = {"json": rng.bytes(payload)}
+            if number % 4:
+                members["png"] = bytes([number])
+            labels = () if number == 5 else (1, 2) if number % 2 else (2,)
+            writer.add(f"s{number}", members, labels=labels, height=10 + number, width=20)
+    write_index(
+        folder,
+        ShardIndex(
+            kind="masks", classes=CLASSES.names, background=0, splits={"train": writer.entry}, about={"strategy": "x"}
+        ),
+    )
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_every_member_comes_back(tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    folder = ShardFolder.open(tmp_path)
+    assert folder.classes == CLASSES
+    assert folder.splits == ("train",)
+    assert folder.index.about == {"strategy": "x"}
+    split = folder.split("train")
+    rng = np.random.default_rng(0)
+    assert len(split) == 40
+    assert split.keys == [f"s{number}" for number in range(40)]
+    for number in range(40):
+        assert split.read(number, "json") == rng.bytes(60_000)
+        assert split.has(number, "png") == bool(number % 4)
+        if number % 4:
+            assert split.read(number, "png") == bytes([number])
+    assert split.index_of("s17") == 17
+    assert split.labels.shape == (40, 2)
+    assert split.labels[:6].tolist() == [[False, True], [True, True]] * 2 + [[False, True], [False, False]]
+    assert split.sizes[3].tolist() == [13, 20]
+    assert folder.index.splits["train"].labels == {"cow": 19, "sky": 39}
+
+
+def test_a_shard_is_closed_by_the_sample_that_fills_it(tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    shards = ShardFolder.open(tmp_path).index.splits["train"].shards
+    assert [shard.samples for shard in shards] == [17, 17, 6]
+    assert all(1_000_000 <= shard.bytes < 1_100_000 for shard in shards[:-1])
+
+
+def test_shards_are_tar_files_as_webdataset_reads_them(shards: ShardFolder) -> None:
+    with tarfile.open(shards.path / "train-00000.tar") as archive:
+        names = archive.getnames()
+        assert names == ["c.png", "c.mask.png", "a.jpg", "a.mask.png", "b.jpg", "b.mask.png"]
+        member = archive.extractfile("a.jpg")
+        assert member is not None
+        assert member.read() == shards.split("train").read(1, "jpg")
+        info = archive.getmember("a.jpg")
+        assert (info.mtime, info.uid, info.gid, info.uname, info.mode) == (0, 0, 0, "", 0o644)
+    assert (shards.path / "train-00000.tar").stat().st_size % tarfile.RECORDSIZE == 0
+
+
+def test_long_names_keep_their_offsets(tmp_path: Path) -> None:
+    key = "k" * 200
+    with ShardWriter(tmp_path, "val", classes=CLASSES) as writer:
+        writer.add(key, {"png": b"first"}, labels=(1,), height=1, width=1)
+        writer.add("next", {"png": b"second"}, labels=(1,), height=1, width=1)
+    write_index(tmp_path, ShardIndex(kind="masks", classes=CLASSES.names, background=0, splits={"val": writer.entry}))
+    split = ShardFolder.open(tmp_path).split("val")
+    assert [split.read(index, "png") for index in range(2)] == [b"first", b"second"]
+    with tarfile.open(tmp_path / "val-00000.tar") as archive:
+        assert archive.getnames() == [f"{key}.png", "next.png"]
+
+
+def test_same_input_gives_the_same_bytes(folder: Path, config: DatasetConfig, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        reader = open_dataset(config, folder)
+        write_dataset_shards(reader, tmp_path / name, normalise="statistics", shard_mb=1)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_recorded_digests_are_those_of_the_files(shards: ShardFolder) -> None:
+    files = digest(shards.path)
+    for split in shards.index.splits.values():
+        for entry in (split.records, *split.shards):
+            assert files[entry.file] == entry.sha256
+
+
+def test_data_set_shards_hold_images_truth_and_counts(
+    folder: Path, config: DatasetConfig, tmp_path: Path, shards: ShardFolder
+) -> None:
+    metrics = write_dataset_shards(open_dataset(config, folder), tmp_path / "out", normalise="none", shard_mb=1)
+    assert metrics == {
+        "train": {
+            "samples": 3,
+            "with_truth": 3,
+            "labels_per_sample": 2.0,
+            "shards": 1,
+            "classes": {"grass": 2, "cow": 3, "sky": 1},
+        },
+        "val": {
+            "samples": 2,
+            "with_truth": 1,
+            "labels_per_sample": 1.0,
+            "shards": 1,
+            "classes": {"grass": 1, "cow": 0, "sky": 1},
+        },
+    }
+    assert ShardFolder.open(tmp_path / "out").mean is None
+    val = shards.split("val")
+    assert val.read(0, "jpg") == (folder / "images" / "d.jpg").read_bytes()
+    truth = np.asarray(Image.open(folder / "masks" / "d.png"))
+    np.testing.assert_array_equal(val.mask(0, "mask.png"), truth)
+    np.testing.assert_array_equal(val.image(0), np.asarray(Image.open(folder / "images" / "d.jpg")).transpose(2, 0, 1))
+    assert not val.has(1, "mask.png")
+    assert (shards.channels, shards.scale) == (3, 1 / 255)
+
+
+def test_statistics_are_those_of_all_scaled_train_pixels(folder: Path, shards: ShardFolder) -> None:
+    images = [np.asarray(Image.open(folder / "images" / name)) for name in ("a.jpg", "b.jpg", "c.png")]
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255
+    np.testing.assert_allclose(shards.mean, pixels.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(shards.std, pixels.std(axis=0), rtol=1e-5)
+
+
+def test_a_constant_channel_keeps_deviation_one(folder: Path, config: DatasetConfig, tmp_path: Path) -> None:
+    for path in (folder / "images").iterdir():
+        Image.new("RGB", Image.open(path).size, (128, 128, 128)).save(path)
+    write_dataset_shards(open_dataset(config, folder), tmp_path / "grey", normalise="statistics", shard_mb=1)
+    shards = ShardFolder.open(tmp_path / "grey")
+    assert shards.std == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(shards.mean, 128 / 255, rtol=1e-5)
+
+
+def test_imagenet_statistics_need_three_channels(
+    folder: Path, config: DatasetConfig, dfc2020: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_dataset_shards(open_dataset(config, folder), tmp_path / "rgb", normalise="imagenet", shard_mb=1)
+    assert ShardFolder.open(tmp_path / "rgb").std == (0.229, 0.224, 0.225)
+    reader = open_dataset(DatasetConfig(format="dfc2020", root="x"), dfc2020())
+    with pytest.raises(ParamsError, match="'imagenet' needs 3 channels, the images have 15"):
+        write_dataset_shards(reader, tmp_path / "dfc", normalise="imagenet", shard_mb=1)
+
+
+def test_a_bad_sample_leaves_no_index(folder: Path, config: DatasetConfig, tmp_path: Path) -> None:
+    (folder / "images" / "e.jpg").write_bytes(b"no jpeg")
+    with pytest.raises(DataError, match=r"e\.jpg"):
+        write_dataset_shards(open_dataset(config, folder), tmp_path / "out", normalise="none", shard_mb=1)
+    with pytest.raises(ArtifactError, match=r"index\.json is missing"):
+        ShardFolder.open(tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["a.b", "a/b", "", "../a", "s0"])
+def test_unsafe_and_repeated_keys_are_refused(tmp_path: Path, key: str) -> None:
+    with ShardWriter(tmp_path, "train", classes=CLASSES) as writer:
+        writer.add("s0", {"png": b"x"}, labels=(1,), height=1, width=1)
+        with pytest.raises(ValueError, match="key"):
+            writer.add(key, {"png": b"x"}, labels=(1,), height=1, width=1)
+
+
+def test_labels_without_token_are_refused(tmp_path: Path) -> None:
+    with (
+        ShardWriter(tmp_path, "train", classes=CLASSES) as writer,
+        pytest.raises(ValueError, match=r"labels \(0,\)"),
+    ):
+        writer.add("s0", {"png": b"x"}, labels=(0,), height=1, width=1)
+
+
+def edit_index(folder: Path, **changes: object) -> None:
+    values = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(values | changes))
+
+
+DAMAGE = {
+    "no index": (lambda f: (f / "index.json").unlink(), "index.json is missing.*run the stage"),
+    "no JSON": (lambda f: (f / "index.json").write_text('{"format": 1, '), "index.json is damaged"),
+    "no object": (lambda f: (f / "index.json").write_text("[]"), "index.json is damaged"),
+    "no text": (lambda f: (f / "index.json").write_bytes(b"\xff\xfe\x00"), "index.json is damaged"),
+    "missing field": (lambda f: edit_index(f, classes=None), "index.json is damaged"),
+    "other version": (lambda f: edit_index(f, format=2), "format version 2, this ctm reads version 1"),
+    "no shard": (lambda f: (f / "train-00001.tar").unlink(), "train-00001.tar is missing, though index.json lists it"),
+    "cut shard": (
+        lambda f: (f / "train-00001.tar").write_bytes(b"x"),
+        "train-00001.tar is damaged: 1 bytes instead of",
+    ),
+    "no records": (lambda f: (f / "train.jsonl").unlink(), "train.jsonl is missing"),
+    "other records": (
+        lambda f: (f / "train.jsonl").write_bytes((f / "train.jsonl").read_bytes().replace(b"s1", b"s9")),
+        "train.jsonl is damaged: its digest",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_gives_one_clear_artifact_error(tmp_path: Path, case: str) -> None:
+    write_masks(tmp_path)
+    spoil, message = DAMAGE[case]
+    spoil(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
+        ShardFolder.open(tmp_path).split("train")
+
+
+def test_unknown_splits_keys_and_members_are_named(shards: ShardFolder) -> None:
+    with pytest.raises(ArtifactError, match="has no split 'test'; splits: train, val"):
+        shards.split("test")
+    val = shards.split("val")
+    with pytest.raises(ArtifactError, match="split 'val' has no sample 'a'"):
+        val.index_of("a")
+    with pytest.raises(
+        ArtifactError, match=r"'e' of split 'val' has no 'mask.png'; members of the split: jpg, mask.png"
+    ):
+        val.read(1, "mask.png")
+
+
+def test_damaged_members_name_shard_and_sample(shards: ShardFolder) -> None:
+    path = shards.path / "val-00000.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    split = ShardFolder.open(shards.path).split("val")
+    with pytest.raises(ArtifactError, match=r"val-00000.tar is damaged: d.jpg cannot be decoded"):
+        split.image(0)
+    with pytest.raises(ArtifactError, match=r"val-00000.tar is damaged: d.mask.png cannot be decoded"):
+        split.mask(0, "mask.png")
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    code = f"""
+import resource, sys
+from pathlib import Path
+from ctm.data.classes import ClassTable
+from ctm.data.shards import ShardWriter
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+classes = ClassTable(names=("a",))
+before = peak()
+with ShardWriter(Path({str(tmp_path)!r}), "train", classes=classes, shard_mb=30) as writer:
+    for number in range(150):
+        writer.add(str(number), {{"npy": bytes(1_000_000)}}, labels=(0,), height=1, width=1)
+grown = peak() - before
+assert grown < 30, grown
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_reading_and_writing_shards_work_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import ctm.data.shards, ctm.data.datasets.demo, ctm.data.unpack, ctm.data.inputs"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
