@@ -1,0 +1,62 @@
+"""Head gates: a learned switch for each attention head, sampled from the hard concrete distribution in training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HardConcreteGate"]
+
+MARGIN = 1e-6
+"""Keeps the uniform draws off 0 and 1, where their logit is infinite."""
+
+
+class HardConcreteGate(nn.Module):
+    """The gates of one block's heads (Louizos et al. 2018, equations 10 to 12; Voita et al. 2019; method section 2).
+
+    Attributes:
+        log_alpha: gate logits a, (H,).
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        initial: float = 2.5,
+        beta: float = 0.33,
+        gamma: float = -0.1,
+        zeta: float = 1.1,
+        hard: bool = True,
+    ) -> None:
+        """Starts every gate at logit ``initial``; the other arguments are those of ``GatesConfig``."""
+        super().__init__()
+        self.beta, self.gamma, self.zeta, self.hard = beta, gamma, zeta, hard
+        self.log_alpha = nn.Parameter(torch.full((num_heads,), float(initial)))
+
+    def forward(self, generator: torch.Generator | None = None) -> Tensor:
+        """The gates' values, (H,): one sample in training, exactly 0 or 1 (open iff a > 0) in evaluation.
+
+        Args:
+            generator: source of the sample, on any device, so that all ranks can draw the same; None: the global one.
+        """
+        if not self.training:
+            return self.open_heads().to(self.log_alpha.dtype)
+        device = self.log_alpha.device if generator is None else generator.device
+        draws = torch.rand(self.log_alpha.shape, generator=generator, device=device).to(self.log_alpha.device)
+        noise = torch.logit(draws.clamp(MARGIN, 1 - MARGIN))
+        soft = torch.sigmoid((noise + self.log_alpha) / self.beta)
+        soft = (soft * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
+        if not self.hard:
+            return soft
+        # The difference is an exact zero with the gradient of the soft gate, so the value stays exactly 0 or 1.
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+    def penalty(self) -> Tensor:
+        """Expected number of open heads, a scalar: the sum over the heads of P(gate > 0)."""
+        return torch.sigmoid(self.log_alpha - self.beta * math.log(-self.gamma / self.zeta)).sum()
+
+    def open_heads(self) -> Tensor:
+        """Which heads are open in evaluation, (H,) bool."""
+        return self.log_alpha.detach() > 0

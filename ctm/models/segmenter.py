@@ -1,0 +1,140 @@
+"""The segmenter: an architecture of segmentation-models-pytorch by name, and its file format."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.errors import ArtifactError, ModelError
+
+__all__ = ["SegmenterSpec", "build_segmenter", "load_segmenter", "save_segmenter"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SegmenterSpec:
+    """Architecture, encoder and further arguments, by the names of segmentation-models-pytorch."""
+
+    arch: str
+    encoder: str
+    options: Mapping[str, Any]
+
+
+def build_segmenter(
+    spec: SegmenterSpec, inputs: InputSpec, *, num_classes: int, pretrained: bool | str = False
+) -> nn.Module:
+    """Builds a segmenter that maps images (B, Ch, H, W) to logits (B, K, H, W).
+
+    Args:
+        spec: names and options.
+        inputs: number of channels and image size; the size is tried out once.
+        num_classes: K, the number of mask values.
+        pretrained: False; True for the encoder's published weights; or a safetensors file for a ``tu-`` encoder.
+
+    Raises:
+        ModelError: an unknown name, an option the architecture does not take, missing weights, or an image size that
+            the architecture cannot work at.
+    """
+    if spec.arch not in _architectures():
+        close = difflib.get_close_matches(spec.arch, _architectures(), n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(_architectures())}.")
+    try:
+        model: nn.Module = smp.create_model(
+            spec.arch,
+            encoder_name=spec.encoder,
+            encoder_weights="imagenet" if pretrained else None,
+            in_channels=inputs.channels,
+            classes=num_classes,
+            **_options(spec, inputs, pretrained),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise ModelError(
+            f"train_segmenter: cannot build {spec.arch} with encoder {spec.encoder} and options "
+            f"{dict(spec.options)}: {error}"
+        ) from error
+    _try_size(model, spec, inputs)
+    return model
+
+
+def save_segmenter(
+    folder: Path, model: nn.Module, spec: SegmenterSpec, *, classes: ClassTable, inputs: InputSpec
+) -> None:
+    """Writes ``model.safetensors`` and ``model.json``, from which the model is rebuilt without its first weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    about = {"format": FORMAT, "spec": asdict(spec), "classes": asdict(classes), "inputs": inputs.to_dict()}
+    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
+    """Reads a segmenter in eval mode, its classes, and what it does to a stored image.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or of another format.
+    """
+    try:
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ArtifactError(f"{folder}: segmenter format {about['format']}, this ctm reads {FORMAT}.")
+        classes = ClassTable(tuple(about["classes"]["names"]), about["classes"]["background"])
+        inputs = InputSpec.from_dict(about["inputs"])
+        model = build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder}: no readable segmenter ({error}). Run the stage train-segmenter again."
+        ) from error
+    return model.eval(), classes, inputs
+
+
+def _architectures() -> list[str]:
+    return sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+
+
+def _options(spec: SegmenterSpec, inputs: InputSpec, pretrained: bool | str) -> dict[str, Any]:
+    options = dict(spec.options)
+    if spec.arch == "dpt":
+        options.setdefault("img_size", inputs.image_size)  # a vision transformer is built for one size
+    if isinstance(pretrained, str):
+        if not spec.encoder.startswith("tu-"):
+            raise ValueError("a weights file can be given for tu- encoders only")
+        if not Path(pretrained).is_file():
+            raise ValueError(f"train_segmenter.pretrained: no file {pretrained}")
+        options["pretrained_cfg_overlay"] = {"file": pretrained, "custom_load": False}
+    return options
+
+
+def _try_size(model: nn.Module, spec: SegmenterSpec, inputs: InputSpec) -> None:
+    """One forward pass of an empty image: the architectures' own rules on sizes differ too much to be restated."""
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, inputs.channels, *inputs.image_size))
+    except RuntimeError as error:
+        stride = 2 * getattr(model.encoder, "output_stride", 16)
+        valid = " x ".join(f"{_next(side, stride)}" for side in inputs.image_size)
+        raise ModelError(
+            f"train_segmenter: {spec.arch} with {spec.encoder} cannot take images of "
+            f"{inputs.image_size[0]} x {inputs.image_size[1]} pixels ({' '.join(str(error).split())}). "
+            f"Set train_segmenter.image_size, for instance to {valid}."
+        ) from error
+    finally:
+        model.train(training)
+
+
+def _next(side: int, stride: int) -> int:
+    return -(-side // stride) * stride

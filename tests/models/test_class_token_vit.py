@@ -1,0 +1,254 @@
+"""The classifier: sequence, masking, gates, sizes, pretrained start, parameter counts and what autograd keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from ctm.errors import ModelError
+from ctm.models.attention import record_class_rows, record_patch_affinity
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.config import GatesConfig, ModelConfig
+
+WEIGHTS = Path(__file__).parents[3] / "shared/weights/vit_small_patch14_dinov2_fp16.safetensors"
+needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the shared weights file is not in this checkout")
+
+
+def tiny(*, classes: int = 5, channels: int = 3, size: tuple[int, int] = (8, 12), **sizes: object) -> ClassTokenViT:
+    settings = {"patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 3, **sizes}
+    config = ModelConfig(backbone="vit_tiny_patch16_224", image_size=size, **settings)
+    torch.manual_seed(0)
+    return ClassTokenViT(config, GatesConfig(), num_classes=classes, in_channels=channels)
+
+
+def parameters(config: ModelConfig, *, classes: int, channels: int) -> int:
+    with torch.device("meta"):
+        model = ClassTokenViT(config, GatesConfig(), num_classes=classes, in_channels=channels)
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "classes", "channels", "millions"),
+    [
+        pytest.param(224, 14, 8, 15, 87.7, id="dfc2020"),
+        pytest.param((512, 640), 16, 23, 3, 86.6, id="endotect"),
+        pytest.param((208, 320), 16, 151, 3, 103.6, id="ade20k"),
+    ],
+)
+def test_parameter_counts_are_the_papers_within_one_percent(size, patch, classes, channels, millions):
+    config = ModelConfig(backbone="vit_base_patch16_224", image_size=size, patch_size=patch, num_heads=16)
+    assert parameters(config, classes=classes, channels=channels) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 15])
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (8, 8)])
+def test_any_channels_and_non_square_grids_give_one_logit_a_class(channels: int, size: tuple[int, int]):
+    model = tiny(channels=channels, size=size).eval()
+    assert model.grid == (size[0] // 4, size[1] // 4)
+    assert model(torch.randn(2, channels, *size)).shape == (2, 5)
+    assert model.attention_maps(torch.randn(2, channels, *size))[0].shape == (2, 5, *model.grid)
+
+
+def test_the_sequence_is_class_tokens_then_patches_row_by_row_then_the_register():
+    model = tiny()
+    model.pos_embed.data.zero_()
+    images = torch.randn(2, 3, 8, 12)
+    sequence = model.embed(images)
+    weight = model.patch_embed.proj.weight.flatten(1)
+    second_row_first_column = images[:, :, 4:8, 0:4].flatten(1) @ weight.T + model.patch_embed.proj.bias
+    assert sequence.shape == (2, 5 + 6 + 1, 24)
+    assert torch.equal(sequence[:, :5], model.class_tokens.expand(2, -1, -1))
+    assert torch.allclose(sequence[:, model.patches][:, 3], second_row_first_column, atol=1e-5)
+    assert torch.equal(sequence[:, -1], model.register_token[:, 0].expand(2, -1))
+    assert model.patches == slice(5, 11)
+
+
+def test_an_image_alone_gives_the_same_as_in_a_batch():
+    model = tiny().eval()
+    images = torch.randn(3, 3, 8, 12)
+    alone = torch.cat([model(image[None]) for image in images])
+    maps = torch.cat([model.attention_maps(image[None])[0] for image in images])
+    assert torch.allclose(model(images), alone, atol=1e-5)
+    assert torch.allclose(model.attention_maps(images)[0], maps, atol=1e-5)
+
+
+def test_absent_tokens_are_masked_in_training_alone_and_only_with_labels():
+    model = tiny()
+    for gate in model.gates:
+        nn.init.constant_(gate.log_alpha, 50.0)  # every sample is open
+    images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
+    clear = model.eval()(images)
+    assert torch.equal(model.eval()(images, absent, masking_ratio=0.9), clear)
+    assert torch.allclose(model.train()(images), clear, atol=1e-5)
+    masked = model.train()(images, absent, masking_ratio=0.9999, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(masked, model.head.bias.expand(2, -1), atol=1e-6)
+
+
+def test_the_gate_generator_fixes_the_gates_and_the_other_one_the_masking():
+    model = tiny()
+    for gate in model.gates:
+        nn.init.zeros_(gate.log_alpha)
+    images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
+
+    def logits(gate_seed: int, mask_seed: int) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in (gate_seed, mask_seed)]
+        return model(images, absent, masking_ratio=0.5, gate_generator=generators[0], generator=generators[1])
+
+    assert torch.equal(logits(1, 1), logits(1, 1))
+    assert not torch.equal(logits(1, 1), logits(2, 1))
+    assert not torch.equal(logits(1, 1), logits(1, 2))
+    assert all(attention.generator is None for attention in model.attentions)
+
+
+def test_a_closed_gate_takes_exactly_its_head_out():
+    model = tiny(depth=1).eval()
+    images = torch.randn(2, 3, 8, 12)
+    model.gates[0].log_alpha.data[1] = -1.0
+    gated = model(images)
+    model.gates[0].log_alpha.data[1] = 1.0
+    assert not torch.allclose(model(images), gated, atol=1e-4)
+    model.attentions[0].proj.weight.data[:, 8:16] = 0  # columns of head 1
+    assert torch.allclose(model(images), gated, atol=1e-5)
+
+
+def test_the_gate_penalty_sums_over_blocks_and_reaches_every_gate():
+    model = tiny()
+    penalty = model.gate_penalty()
+    penalty.backward()
+    assert penalty.item() == pytest.approx(9 * torch.tensor(2.5 + 0.7913).sigmoid().item(), rel=1e-4)
+    assert all((gate.log_alpha.grad > 0).all() for gate in model.gates)
+
+
+def test_no_weight_decay_names_tokens_positions_and_gates():
+    model = tiny()
+    names = {name for name, _ in model.named_parameters()}
+    expected = {"class_tokens", "register_token", "pos_embed"} | {f"blocks.{i}.attn.gate.log_alpha" for i in range(3)}
+    assert model.no_weight_decay() == expected
+    assert expected < names
+
+
+def test_every_parameter_gets_a_gradient_in_training():
+    model = tiny()
+    model(torch.randn(2, 3, 8, 12), torch.ones(2, 5, dtype=torch.bool), masking_ratio=0.5).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def shapes_kept_by_autograd(model: ClassTokenViT, images: torch.Tensor) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(images).sum()
+    return shapes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autograd_keeps_no_attention_matrix_and_recording_keeps_the_class_rows_alone(training: bool):
+    model = tiny(size=(28, 40)).train(training)  # N = 5 + 70 + 1
+    images = torch.randn(2, 3, 28, 40)
+    plain = shapes_kept_by_autograd(model, images)
+    assert not [shape for shape in plain if shape.count(76) > 1 or {70, 76} <= set(shape)]
+    assert (2, 3, 5, 76) not in plain
+    with record_class_rows(model.attentions, 5), record_patch_affinity(model.attentions, model.patches):
+        recorded = shapes_kept_by_autograd(model, images)
+    assert not [shape for shape in recorded if shape.count(76) > 1 or shape.count(70) > 1 or {70, 76} <= set(shape)]
+    assert (2, 3, 5, 76) in recorded
+
+
+def test_recording_changes_no_logit_and_ends_with_its_context():
+    model = tiny().eval()
+    images = torch.randn(2, 3, 8, 12)
+    plain = model(images)
+    with record_class_rows(model.attentions[1:], 5) as rows:
+        assert torch.allclose(model(images), plain, atol=1e-5)
+    assert [tuple(r.shape) for r in rows] == [(2, 3, 5, 12)] * 2
+    assert torch.allclose(rows[0].sum(dim=-1), torch.ones(2, 3, 5), atol=1e-5)
+    model(images)
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        ((200, 320), ["200x320", "patch size 16", "height 200: use 192 or 208"]),
+        ((208, 330), ["width 330: use 320 or 336"]),
+        ((10, 30), ["height 10: use 16", "width 30: use 16 or 32"]),
+    ],
+)
+def test_an_image_size_off_the_patch_grid_names_the_valid_sizes_around(size: tuple[int, int], advice: list[str]):
+    with pytest.raises(ModelError) as error:
+        tiny(size=size, patch_size=None)
+    assert all(words in str(error.value) for words in advice)
+
+
+def test_images_of_another_shape_are_refused_with_both_shapes():
+    with pytest.raises(ModelError, match=r"\(3, 8, 12\), not \(3, 12, 8\)"):
+        tiny()(torch.zeros(1, 3, 12, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "vit_smal_patch16_224"}, "vit_small_patch16_224"),
+        ({"backbone": "resnet50"}, "not a Vision Transformer"),
+        ({"backbone": "vit_small_patch16_18x2_224", "depth": 1}, "without plain self-attention"),
+        ({"backbone": "test_vit", "num_heads": 7}, "'num_heads': 7"),
+        ({"backbone": "test_vit", "pretrained": "no/such.safetensors"}, "no/such.safetensors"),
+        ({"backbone": "test_vit", "pretrained": "weights.pth"}, "no .safetensors file"),
+    ],
+)
+def test_models_that_cannot_be_built_say_why(settings: dict[str, object], words: str):
+    with pytest.raises(ModelError) as error:
+        ClassTokenViT(ModelConfig(**settings), GatesConfig(), num_classes=2, in_channels=3)
+    assert words in str(error.value)
+
+
+@needs_weights
+@pytest.mark.parametrize("channels", [1, 3, 15])
+def test_a_pretrained_file_fits_other_channels_and_grids(channels: int):
+    config = ModelConfig(backbone="vit_small_patch14_dinov2", image_size=(56, 112), pretrained=str(WEIGHTS))
+    model = ClassTokenViT(config, GatesConfig(), num_classes=4, in_channels=channels)
+    with safe_open(WEIGHTS, "pt") as file:
+        token = file.get_tensor("cls_token").float()
+        position = file.get_tensor("pos_embed").float()[:, :1]
+        first = file.get_tensor("patch_embed.proj.weight").float()
+        qkv = file.get_tensor("blocks.11.attn.qkv.weight").float()
+    assert model.grid == (4, 8)
+    assert torch.equal(model.attentions[11].qkv.weight, qkv)
+    weight = model.patch_embed.proj.weight
+    # A grey value in every channel must come out as it does in three.
+    assert torch.allclose(weight.sum(dim=1), first.sum(dim=1), atol=1e-3)
+    for ours, theirs in ((model.class_tokens, token), (model.pos_embed[:, :4], position)):
+        noise = (ours - theirs).detach()
+        assert noise.std().item() == pytest.approx(0.1 * theirs.std().item(), rel=0.1)
+        assert (noise[0, 0] - noise[0, 1]).abs().max() > 0
+    assert torch.isfinite(model.eval()(torch.randn(1, channels, 56, 112))).all()
+
+
+@needs_weights
+def test_a_pretrained_file_of_other_sizes_is_refused():
+    config = ModelConfig(backbone="vit_small_patch14_dinov2", image_size=56, depth=3, pretrained=str(WEIGHTS))
+    with pytest.raises(ModelError, match="'depth': 3"):
+        ClassTokenViT(config, GatesConfig(), num_classes=2, in_channels=3)
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_vit2", "test_vit3", "test_vit4"])
+def test_backbones_with_dynamic_sizes_pooling_heads_and_layer_scale_work(backbone: str):
+    config = ModelConfig(backbone=backbone, image_size=32)
+    model = ClassTokenViT(config, GatesConfig(), num_classes=3, in_channels=2)
+    assert not isinstance(model.norm, nn.Identity)
+    assert model.eval()(torch.randn(2, 2, 32, 32)).shape == (2, 3)
+
+
+def test_configured_image_sizes_are_height_then_width_and_floats_without_fraction_pass():
+    assert ModelConfig(image_size=[208, 320]).size == (208, 320)
+    assert ModelConfig(image_size=224.0).size == (224, 224)
+    with pytest.raises(ValueError, match="fractional part"):
+        ModelConfig(image_size=224.5)

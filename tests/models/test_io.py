@@ -1,0 +1,108 @@
+"""The classifier on disk: the same values come back, and damage is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.errors import ArtifactError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.config import GatesConfig, ModelConfig
+from ctm.models.io import load_classifier, save_classifier
+from ctm.models.pruning import prune_heads
+
+CLASSES = ClassTable(names=("background", "cat", "dog", "bird"), background=0)
+INPUTS = InputSpec(image_size=(8, 12), channels=2, scale=1 / 255, mean=(0.5, 0.4), std=(0.2, 0.3))
+IMAGES = torch.randn(2, 2, 8, 12)
+
+
+def make_model() -> ClassTokenViT:
+    config = ModelConfig(
+        backbone="vit_tiny_patch16_224", image_size=(8, 12), patch_size=4, depth=3, embed_dim=24, num_heads=3
+    )
+    gates = GatesConfig(initial=1.5, hard=False)
+    model = ClassTokenViT(config, gates, num_classes=3, in_channels=2).eval()
+    for block, heads in enumerate([[0], [0, 1, 2], []]):
+        model.gates[block].log_alpha.data[heads] = -1.0
+    return model
+
+
+def save(folder: Path, model: ClassTokenViT) -> Path:
+    save_classifier(folder, model, classes=CLASSES, inputs=INPUTS)
+    return folder
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(tmp_path: Path, pruned: bool):
+    model = prune_heads(make_model()) if pruned else make_model()
+    loaded, classes, inputs = load_classifier(save(tmp_path / "new" / "folder", model))
+    assert torch.equal(loaded(IMAGES), model(IMAGES))
+    assert torch.equal(loaded.attention_maps(IMAGES)[0], model.attention_maps(IMAGES)[0])
+    assert loaded.kept_heads == model.kept_heads
+    assert len(loaded.gates) == len(model.gates)
+    assert loaded.gates_config == model.gates_config
+    assert not loaded.training
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    assert (classes, inputs) == (CLASSES, INPUTS)
+
+
+def test_a_loaded_gated_model_can_be_pruned_and_a_pruned_one_saved_again(tmp_path: Path):
+    loaded, _, _ = load_classifier(save(tmp_path / "gated", make_model()))
+    again, _, _ = load_classifier(save(tmp_path / "pruned", prune_heads(loaded)))
+    assert torch.allclose(again(IMAGES), loaded(IMAGES), atol=1e-5)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+    model = prune_heads(make_model())
+    first, second = save(tmp_path / "a", model), save(tmp_path / "b", model)
+    for name in ("model.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_the_pretrained_file_is_not_needed_to_load(tmp_path: Path):
+    model = make_model()
+    model.config = model.config.model_copy(update={"pretrained": "gone.safetensors"})
+    assert json.loads((save(tmp_path, model) / "model.json").read_text())["model"]["pretrained"] is False
+    load_classifier(tmp_path)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGES = {
+    "no description": lambda folder: (folder / "model.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no json": lambda folder: (folder / "model.json").write_text("{"),
+    "no object": lambda folder: (folder / "model.json").write_text("[]"),
+    "cut weights": lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-100]
+    ),
+    "no weights file at all": lambda folder: (folder / "model.safetensors").write_bytes(b"not tensors"),
+    "another version": lambda folder: edit(folder, version=99),
+    "another head count": lambda folder: edit(folder, kept_heads=[[0], [1], [2]]),
+    "another class count": lambda folder: edit(folder, num_classes=4),
+    "unknown parameter": lambda folder: edit(folder, model={"colour": "red"}),
+    "no classes": lambda folder: edit(folder, classes=None),
+    "broken inputs": lambda folder: edit(folder, inputs={}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damage: str):
+    save(tmp_path, make_model())
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(ArtifactError) as error:
+        load_classifier(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_folder_that_does_not_exist_is_an_artifact_error(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="holds no classifier"):
+        load_classifier(tmp_path / "nothing")
