@@ -1,0 +1,1 @@
+"""From class-token attention to pseudo-masks: maps, refinement, assignment."""

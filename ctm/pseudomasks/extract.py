@@ -1,0 +1,100 @@
+"""Pseudo-masks of a whole split, batch by batch: maps, refinement, assignment, mask values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.loaders import ShardDataset, make_loader
+from ctm.data.shards import Split
+from ctm.errors import ParamsError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.pseudomasks.assign import assign, mask_values
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.maps import class_maps
+from ctm.runtime.progress import track
+
+__all__ = ["PseudoMask", "check_fill", "extract_pseudomasks"]
+
+
+@dataclass(frozen=True)
+class PseudoMask:
+    """The pseudo-mask of one sample, at the size of its stored image.
+
+    Attributes:
+        index: of the sample in its split.
+        mask: (H, W) mask values, 255 where undecided.
+        maps: (C, h0, w0) class maps; zero for classes that were no candidates.
+        candidates: (C,) the classes that could be painted.
+    """
+
+    index: int
+    mask: NDArray[np.uint8]
+    maps: NDArray[np.float32]
+    candidates: NDArray[np.bool_]
+
+
+def extract_pseudomasks(
+    model: ClassTokenViT,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    classes: ClassTable,
+    config: ExtractConfig,
+    device: torch.device,
+    workers: int = 0,
+    description: str = "pseudo-masks",
+) -> Iterator[PseudoMask]:
+    """Yields the pseudo-mask of every sample of ``split``, in order; one batch is in memory at a time.
+
+    Raises:
+        ParamsError: the fill rule does not fit the classes.
+    """
+    check_fill(config, classes)
+    model = model.to(device).eval()
+    background = len(classes.tokens) if config.fill == "background" else None
+    loader = make_loader(
+        ShardDataset(split, inputs), batch_size=config.batch_size, shuffle=False, seed=0, workers=workers
+    )
+    for batch in track(loader, description=description, unit="batch"):
+        given = batch["labels"].to(device) if config.label_source == "image" else None
+        found = class_maps(model, batch["image"].to(device), given, config, threshold=config.threshold)
+        probabilities = found.logits.float().sigmoid().cpu()
+        maps, candidates = found.maps.float().cpu(), found.candidates.cpu()
+        for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
+            mask = assign(
+                maps[row],
+                config.assignment,
+                probabilities=probabilities[row],
+                candidates=candidates[row],
+                size=(size[0], size[1]),
+                fill=config.fill,
+                background=background,
+                background_threshold=config.background_threshold,
+            )
+            yield PseudoMask(index, mask_values(mask, classes), maps[row].numpy(), candidates[row].numpy())
+
+
+def check_fill(config: ExtractConfig, classes: ClassTable) -> None:
+    """Checks that the fill rule fits the classes.
+
+    Raises:
+        ParamsError: ``background`` without a background class, or ``nearest`` where the background has no token and so
+            could never be painted.
+    """
+    if config.fill == "background" and classes.background is None:
+        raise ParamsError(
+            "extract_pseudomasks.fill: background needs a class without token: name it in dataset.background, or use "
+            "nearest or ignore."
+        )
+    if config.fill == "nearest" and classes.background is not None:
+        raise ParamsError(
+            f"extract_pseudomasks.fill: nearest would never paint {classes.names[classes.background]!r}, which has no "
+            "class token: use background or ignore."
+        )

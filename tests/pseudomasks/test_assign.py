@@ -1,0 +1,193 @@
+"""Assignment rules by hand: threshold, painting order, ties, fills and masks without candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ctm.data.classes import ClassTable
+from ctm.pseudomasks.assign import assign, assign_argmax, assign_paper, mask_values
+
+NONE = 255
+
+
+def maps_of(*rows: list[float]) -> Tensor:
+    """Maps of one row of patches, (C, 1, width)."""
+    return torch.tensor(rows)[:, None]
+
+
+def paper(maps: Tensor, probabilities: list[float], **options) -> list:
+    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
+    options.setdefault("size", tuple(maps.shape[1:]))
+    return assign_paper(maps, probabilities=torch.tensor(probabilities), **options).tolist()
+
+
+def argmax(maps: Tensor, probabilities: list[float], **options) -> list:
+    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
+    options.setdefault("size", tuple(maps.shape[1:]))
+    return assign_argmax(maps, probabilities=torch.tensor(probabilities), **options).tolist()
+
+
+def test_paper_foreground_is_at_or_above_the_maps_own_mean():
+    # means 2 and 1
+    assert paper(maps_of([0, 1, 2, 5], [4, 0, 0, 0]), [0.9, 0.8]) == [[1, NONE, 0, 0]]
+
+
+def test_paper_the_most_probable_class_is_painted_last():
+    maps = maps_of([1, 1, 0, 0], [0, 1, 1, 0])
+    assert paper(maps, [0.9, 0.8]) == [[0, 0, 1, NONE]]
+    assert paper(maps, [0.8, 0.9]) == [[0, 1, 1, NONE]]
+
+
+def test_paper_equal_probabilities_are_painted_in_token_order():
+    assert paper(torch.ones(40, 1, 2), [0.5] * 40) == [[39, 39]]
+    order = [0.5] * 20 + [0.7] * 20
+    assert paper(torch.ones(40, 1, 2), order) == [[39, 39]]
+    assert paper(torch.ones(40, 1, 2), order[::-1]) == [[19, 19]]
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.1, 1 / 3, 1e6])
+def test_paper_a_constant_map_is_all_foreground_at_any_value_and_size(value: float):
+    mask = np.array(paper(torch.full((1, 3, 5), value), [0.5], size=(37, 61)))
+    assert (mask == 0).all()
+
+
+def test_paper_the_tolerance_is_relative():
+    # Two values a millionth of the mean apart count as equal, a thousandth does not, at any scale.
+    for scale in (1e-6, 1.0, 1e6):
+        near = maps_of([scale * (1 - 1e-7), scale * (1 + 1e-7)]).double()
+        far = maps_of([scale * (1 - 1e-3), scale * (1 + 1e-3)]).double()
+        assert paper(near, [0.5]) == [[0, 0]]
+        assert paper(far, [0.5]) == [[NONE, 0]]
+
+
+def test_paper_the_mean_is_taken_after_bilinear_upsampling_with_half_pixel_centres():
+    # [0, 0, 9] at width 6 is [0, 0, 0, 2.25, 6.75, 9]: mean 3. At patch level the mean is 3, too; the columns tell.
+    assert paper(maps_of([0.0, 0.0, 9.0]), [0.5], size=(1, 6)) == [[NONE] * 4 + [0, 0]]
+    # [0, 9, 0] at width 6 is [0, 2.25, 6.75, 6.75, 2.25, 0]
+    assert paper(maps_of([0.0, 9.0, 0.0]), [0.5], size=(1, 6)) == [[NONE, NONE, 0, 0, NONE, NONE]]
+    # [1, 0, 0, 0, 1] at width 10: mean 0.4; corner handling by align_corners would open one column more
+    assert paper(maps_of([1.0, 0, 0, 0, 1.0]), [0.5], size=(1, 10)) == [[0, 0] + [NONE] * 6 + [0, 0]]
+
+
+def test_paper_fill_nearest_spreads_in_taxicab_distance():
+    maps = torch.zeros(2, 3, 6)
+    maps[0, 0, 0], maps[1, 2, 5] = 1, 1
+    expected = [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]]
+    mask = np.array(paper(maps, [0.9, 0.8], fill="nearest"))
+    for row in range(3):
+        for column in range(6):
+            to_first, to_second = row + column, (2 - row) + (5 - column)
+            if to_first != to_second:
+                assert mask[row, column] == int(to_second < to_first) == expected[row][column]
+
+
+def test_paper_fills_are_background_or_ignore():
+    maps = maps_of([1, 0, 0], [0, 0, 1])
+    assert paper(maps, [0.9, 0.8], fill="ignore") == [[0, NONE, 1]]
+    assert paper(maps, [0.9, 0.8], fill="background", background=2) == [[0, 2, 1]]
+    assert paper(maps, [0.9, 0.8], fill="nearest")[0][1] in (0, 1)
+
+
+def test_paper_classes_that_are_no_candidates_are_not_painted():
+    maps = maps_of([1, 0, 0], [0, 1, 0], [0, 0, 1])
+    candidates = torch.tensor([False, True, True])
+    assert paper(maps, [0.9, 0.8, 0.7], candidates=candidates) == [[NONE, 1, 2]]
+
+
+@pytest.mark.parametrize("rule", ["paper", "argmax"])
+@pytest.mark.parametrize("fill", ["nearest", "background", "ignore"])
+def test_without_a_candidate_the_whole_mask_is_255(rule: str, fill: str):
+    mask = assign(
+        torch.rand(3, 2, 2),
+        rule,
+        probabilities=torch.rand(3),
+        candidates=torch.zeros(3, dtype=torch.bool),
+        size=(5, 7),
+        fill=fill,
+        background=3,
+    )
+    assert mask.shape == (5, 7)
+    assert mask.dtype == np.uint8
+    assert (mask == NONE).all()
+
+
+def test_argmax_compares_maps_scaled_to_sum_one():
+    # shares [.5 .5 0 0] and [.1 .2 .3 .4]; the raw second map is larger everywhere
+    maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
+    assert argmax(maps, [0.1, 0.9]) == [[0, 0, 1, 1]]
+
+
+def test_argmax_a_zero_map_takes_no_pixel_beside_another():
+    assert argmax(maps_of([0, 0, 0], [1, 2, 3]), [0.9, 0.1]) == [[1, 1, 1]]
+
+
+def test_argmax_a_sole_candidate_takes_every_pixel_even_with_a_zero_map():
+    for maps in (maps_of([0, 0, 0]), maps_of([0, 0, 5])):
+        for fill in ("nearest", "ignore"):
+            assert argmax(maps, [0.2], fill=fill) == [[0, 0, 0]]
+
+
+def test_argmax_of_zero_maps_alone_goes_to_the_most_probable_candidate():
+    assert argmax(torch.zeros(3, 1, 2), [0.2, 0.6, 0.4], fill="nearest") == [[1, 1]]
+    candidates = torch.tensor([True, False, True])
+    assert argmax(torch.zeros(3, 1, 2), [0.2, 0.6, 0.4], candidates=candidates) == [[2, 2]]
+
+
+def test_argmax_pixels_where_every_map_is_zero_are_filled():
+    maps = maps_of([1, 0, 0, 0, 0], [0, 0, 0, 0, 1])
+    assert argmax(maps, [0.5, 0.5], fill="ignore") == [[0, NONE, NONE, NONE, 1]]
+    nearest = argmax(maps, [0.5, 0.5], fill="nearest")[0]
+    assert (nearest[:2], nearest[3:]) == ([0, 0], [1, 1])
+
+
+def test_argmax_background_is_where_every_map_scaled_to_maximum_one_is_below_the_threshold():
+    # scaled to maximum 1: [1 .5 .2 0 0] and [0 0 .1 .5 1]
+    maps = maps_of([10, 5, 2, 0, 0], [0, 0, 1, 5, 10])
+    options = {"fill": "background", "background": 7}
+    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.3) == [[0, 0, 7, 1, 1]]
+    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.6) == [[0, 7, 7, 7, 1]]
+    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.15) == [[0, 0, 0, 1, 1]]
+    assert argmax(maps_of([0, 1, 4]), [0.5], **options, background_threshold=0.5) == [[7, 7, 0]]
+    assert argmax(maps_of([0, 0]), [0.5], **options, background_threshold=0.5) == [[7, 7]]
+
+
+def test_argmax_upsamples_to_a_non_square_size():
+    mask = np.array(argmax(maps_of([1, 0], [0, 1]), [0.5, 0.5], size=(3, 10)))
+    assert mask.shape == (3, 10)
+    assert (mask[:, :5] == 0).all()
+    assert (mask[:, 5:] == 1).all()
+
+
+def test_tiny_maps_do_not_vanish():
+    maps = maps_of([1, 0], [0, 1]) * 1e-30
+    assert argmax(maps, [0.5, 0.5]) == [[0, 1]]
+    assert paper(maps, [0.5, 0.5]) == [[0, 1]]
+
+
+@pytest.mark.parametrize("background", [None, -1, 255])
+def test_fill_background_without_a_paintable_value_is_refused(background: int | None):
+    with pytest.raises(ValueError, match="from 0 to 254"):
+        paper(torch.ones(2, 1, 1), [0.5, 0.5], fill="background", background=background)
+
+
+def test_assign_picks_the_rule_by_name():
+    options = {
+        "probabilities": torch.tensor([0.9, 0.8]),
+        "candidates": torch.tensor([True, True]),
+        "size": (1, 4),
+        "fill": "ignore",
+    }
+    maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
+    assert np.array_equal(assign(maps, "paper", **options), assign_paper(maps, **options))
+    assert np.array_equal(assign(maps, "argmax", **options), assign_argmax(maps, **options))
+    assert not np.array_equal(assign(maps[:, :, [3, 0, 1, 2]], "paper", **options), assign(maps, "argmax", **options))
+
+
+def test_mask_values_turn_token_indices_into_the_data_sets_own():
+    tokens = np.array([[0, 1, 2, 255]], dtype=np.uint8)
+    assert mask_values(tokens, ClassTable(("a", "b", "c"))).tolist() == [[0, 1, 2, 255]]
+    with_background = ClassTable(("sky", "background", "sea"), background=1)
+    assert mask_values(tokens, with_background).tolist() == [[0, 2, 1, 255]]
