@@ -1,0 +1,1 @@
+"""Scores of classifiers and masks, baselines, and the report page."""

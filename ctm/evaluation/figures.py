@@ -1,0 +1,239 @@
+"""Pictures of the report: photographs, masks, class maps and curves, as text that can stand inside an HTML page."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctm.data.classes import IGNORE, ClassTable
+
+__all__ = ["class_colours", "curves_svg", "display_rgb", "heat_picture", "mask_picture", "number", "photo_picture"]
+
+LONGEST_SIDE = 320
+"""Size of a picture in pixels at most: sharp in a column of the page, and eight samples stay far below 3 MB."""
+
+SENTINEL2_CHANNELS = 13
+SENTINEL2_RGB = (3, 2, 1)
+"""Positions of bands 4, 3 and 2: red, green, blue."""
+
+COLOURS = (
+    *(
+        0x0072B2,
+        0xE69F00,
+        0x009E73,
+        0xCC79A7,
+        0x56B4E9,
+        0xD55E00,
+        0xF0E442,
+        0x7B4FB5,
+    ),  # Okabe and Ito; purple for black
+    *(0x117733, 0xCC6677, 0xDDCC77, 0x332288, 0x44AA99, 0x882255, 0x999933, 0xAA4499),  # Tol, muted
+    *(0xA6761D, 0x6FD0C0, 0xE7298A, 0x7FC97F, 0x4A6FE3, 0xB15928, 0xC7A6E8, 0x5F7F1F),
+)
+"""First colours given to classes: the first eight stay apart for colour-blind readers."""
+
+BACKGROUND_COLOUR = (150, 150, 158)
+OPACITY = 0.62
+"""Of a mask's colour over the grey photograph."""
+
+CURVE_COLOURS = ("#3b82c4", "#d97a1a", "#1f9e77", "#b565a7")
+"""Colour-blind safe, and readable on white as on near-black."""
+
+CURVE_STYLES = ("-", "--", "-.", ":")
+CURVE_WORDS = {"map": "mAP", "miou": "mIoU"}
+TEXT_COLOUR = "#808590"
+
+
+def display_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Makes a picture for the eye from an image of any number of bands.
+
+    One band is shown grey, three as they are, 13 or more as Sentinel-2's bands 4, 3 and 2, others by their first
+    three (two: the first alone). Photographs of 8 bits keep their values; everything else is stretched between its
+    2nd and 98th percentile, all channels together so that colours stay true.
+
+    Args:
+        image: (Ch, H, W), any number type.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    channels = image.shape[0]
+    if channels >= SENTINEL2_CHANNELS:
+        bands = image[list(SENTINEL2_RGB)]
+    else:
+        bands = image[:3] if channels >= 3 else np.repeat(image[:1], 3, axis=0)
+    if image.dtype != np.uint8 or channels not in (1, 3):
+        bands = _stretch(bands)
+    return np.ascontiguousarray(bands.transpose(1, 2, 0), dtype=np.uint8)
+
+
+def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
+    """Colours of the mask values in the report, (K, 3): distinct hues, and grey for a background.
+
+    PASCAL VOC's palette, which mask files carry, is not used here: it begins with black and dark red, which cannot be
+    told apart over a photograph.
+    """
+    colours = np.empty((len(classes.names), 3), dtype=np.uint8)
+    for place, k in enumerate(classes.tokens):
+        colours[k] = _colour(place)
+    if classes.background is not None:
+        colours[classes.background] = BACKGROUND_COLOUR
+    return colours
+
+
+def photo_picture(image: NDArray[np.uint8]) -> str:
+    """The image (H, W, 3) itself, as a data URI."""
+    return _data_uri(_shown(image))
+
+
+def mask_picture(image: NDArray[np.uint8], mask: NDArray[np.uint8], colours: NDArray[np.uint8]) -> str:
+    """A mask in colours over the grey image, with white borders between classes, as a data URI.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W) mask values; pixels of 255 stay grey.
+        colours: (K, 3) of the mask values.
+    """
+    grey = _grey(_shown(image))
+    size = (grey.shape[1], grey.shape[0])
+    values = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    table = np.zeros((IGNORE + 1, 3), dtype=np.float32)
+    table[: len(colours)] = colours
+    opacity = np.where(values == IGNORE, 0.0, OPACITY)[..., None]
+    picture = grey * (1 - opacity) + table[values] * opacity
+    picture[_borders(values)] = 255
+    return _data_uri(picture)
+
+
+def heat_picture(image: NDArray[np.uint8], class_map: NDArray[np.floating]) -> str:
+    """A class map from dark (its lowest value) to bright yellow (its highest) over the grey image, as a data URI.
+
+    Args:
+        image: (H, W, 3).
+        class_map: (h0, w0), any range; a constant map leaves the image dark.
+    """
+    from matplotlib import colormaps
+
+    grey = _grey(_shown(image))
+    size = (grey.shape[1], grey.shape[0])
+    values = class_map.astype(np.float32) - class_map.min()
+    values /= max(float(values.max()), np.finfo(np.float32).tiny)
+    heat = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    colour = colormaps["inferno"](heat)[..., :3] * 255
+    opacity = (0.45 + 0.4 * heat)[..., None]
+    return _data_uri(grey * (1 - opacity) + colour * opacity)
+
+
+def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, bounded: bool = False) -> str:
+    """Curves over the epochs as an SVG element without background, to be put into a page as it is.
+
+    Args:
+        rows: lines of a history.csv; values may be text. ``epoch`` is the x axis, or the line's number without it.
+        columns: the columns to draw; cells that are empty or no number are passed over.
+        bounded: whether the values lie in 0..1 and the y axis shows all of it.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    from matplotlib.ticker import MaxNLocator
+
+    # The salt makes ids, and so the bytes, the same in every run; text stays text and takes the page's font.
+    with mpl.rc_context({"svg.hashsalt": "ctm", "svg.fonttype": "none", "font.size": 9, "text.color": TEXT_COLOUR}):
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        for place, column in enumerate(columns):
+            points = [
+                (number(row.get("epoch", line)), number(row.get(column))) for line, row in enumerate(rows, start=1)
+            ]
+            known = [point for point in points if math.isfinite(point[1])]
+            axes.plot(
+                *zip(*known, strict=True),
+                color=CURVE_COLOURS[place % len(CURVE_COLOURS)],
+                linestyle=CURVE_STYLES[place % len(CURVE_STYLES)],
+                linewidth=1.8,
+                marker="o" if len(known) == 1 else None,
+                label=" ".join(CURVE_WORDS.get(word, word) for word in column.split("_")),
+            )
+        axes.set_xlabel("epoch", color=TEXT_COLOUR)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        if bounded:
+            axes.set_ylim(0, 1.02)
+        axes.grid(axis="y", color=TEXT_COLOUR, alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(TEXT_COLOUR)
+        axes.tick_params(length=0, colors=TEXT_COLOUR)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.2)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue())
+
+
+def number(value: object) -> float:
+    """A cell of a history as a number, NaN where it is empty or is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def _stretch(bands: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Values between the 2nd and 98th percentile spread over 0..255; what is not finite is left out and black."""
+    values = bands.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
+    scaled = (values - low) / max(float(high - low), np.finfo(np.float32).tiny) * 255
+    return np.asarray(np.nan_to_num(scaled, nan=0.0).clip(0, 255).round(), dtype=np.uint8)
+
+
+def _colour(place: int) -> tuple[int, ...]:
+    """The colour of a class token: from the list, and after it by golden steps round the colour circle."""
+    if place < len(COLOURS):
+        return tuple(COLOURS[place].to_bytes(3, "big"))
+    hue = place * 0.618034 % 1
+    red, green, blue = colorsys.hls_to_rgb(hue, (0.38, 0.52, 0.68)[place % 3], (0.75, 0.5)[place % 2])
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image at the size of the page: large ones reduced, small ones enlarged in whole, visible pixels."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest <= LONGEST_SIDE:
+        factor = LONGEST_SIDE // longest
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    size = (max(1, width * LONGEST_SIDE // longest), max(1, height * LONGEST_SIDE // longest))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The image (H, W, 3) without its colours."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _borders(values: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels (H, W) whose right or lower neighbour has another value."""
+    borders = np.zeros(values.shape, dtype=bool)
+    borders[:, :-1] |= values[:, :-1] != values[:, 1:]
+    borders[:-1] |= values[:-1] != values[1:]
+    return borders
+
+
+def _data_uri(picture: NDArray[np.generic]) -> str:
+    """The picture (H, W, 3) as a JPEG inside a data URI; full colour resolution keeps borders crisp."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _inline(svg: str) -> str:
+    """The SVG element alone: prolog, namespaces and metadata name addresses that HTML does not need."""
+    element = re.sub(r".*?<svg[^>]*?( viewBox=\S[^\"]*\")[^>]*>", r"<svg\1>", svg, count=1, flags=re.DOTALL)
+    return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

@@ -1,0 +1,69 @@
+"""Scores of a whole split, streamed: classifier, masks, segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import interpolate
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.loaders import ShardDataset, make_loader
+from ctm.data.shards import TRUTH, Split
+from ctm.evaluation.labels import LabelScore
+from ctm.evaluation.masks import MaskScore
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.runtime.progress import track
+from ctm.stage import Metrics
+
+__all__ = ["Mask", "score_classifier", "score_masks", "segment"]
+
+Mask = tuple[int, NDArray[np.uint8]]
+"""Index of a sample in its split, and a mask (H, W) of the size of its stored image."""
+
+
+@torch.inference_mode()
+def score_classifier(
+    model: ClassTokenViT,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    classes: ClassTable,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+) -> Metrics:
+    """Mean average precision, multi-label accuracy and per-class precision of a classifier; see ``LabelScore``."""
+    model = model.to(device).eval()
+    score = LabelScore(classes)
+    loader = make_loader(ShardDataset(split, inputs), batch_size=batch_size, shuffle=False, seed=0, workers=workers)
+    for batch in track(loader, description=f"classifier on {split.name}", unit="batch"):
+        score.update(model(batch["image"].to(device)).float(), batch["labels"])
+    return score.compute()
+
+
+def score_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> Metrics:
+    """Scores masks against the truth of their samples; samples without truth are passed over. See ``MaskScore``."""
+    score = MaskScore(classes)
+    for index, mask in masks:
+        if split.has(index, TRUTH):
+            score.update(mask, split.mask(index, TRUTH))
+    return score.compute()
+
+
+@torch.inference_mode()
+def segment(
+    model: nn.Module, split: Split, inputs: InputSpec, *, device: torch.device, batch_size: int, workers: int
+) -> Iterator[Mask]:
+    """The segmenter's mask of every sample: logits resized to the stored image's size, then the largest."""
+    model = model.to(device).eval()
+    loader = make_loader(ShardDataset(split, inputs), batch_size=batch_size, shuffle=False, seed=0, workers=workers)
+    for batch in track(loader, description=f"segmenter on {split.name}", unit="batch"):
+        logits = model(batch["image"].to(device)).float()  # (B, K, H, W)
+        for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
+            native = interpolate(logits[row : row + 1], size=size, mode="bilinear", align_corners=False)[0]
+            yield index, native.argmax(dim=0).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,227 @@
+"""The report as a file: self-contained, the same each time, safe, and complete without masks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctm.data.classes import ClassTable
+from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel, ReportData, render_report
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+RNG = np.random.default_rng(0)
+CLASSES = ClassTable(("forest", "water", "urban"))
+
+
+def panel(**masks: np.ndarray | None) -> Panel:
+    image = RNG.integers(0, 255, size=(48, 64, 3), dtype=np.uint8)
+    maps = {"forest": RNG.random((6, 8)), "water": np.zeros((6, 8))}
+    return Panel("scene_1", "val", image, ("forest", "water"), maps=maps, **masks)
+
+
+def mask() -> np.ndarray:
+    return RNG.choice(np.array([0, 1, 2, 255], dtype=np.uint8), size=(48, 64))
+
+
+DATA = ReportData(
+    title="Demo",
+    dataset="demo",
+    format="dfc2020",
+    classes=CLASSES,
+    samples={"train": 1800, "val": 200},
+    headline=[
+        Headline("Segmenter mIoU", 0.67125, "on val"),
+        Headline("Heads kept", 1234, "of all"),
+        Headline("Coverage", None, "unknown"),
+    ],
+    compare=[
+        CompareRow("relevance", "relevance", "argmax", "none", 0.86, 0.9261, 1.0, chosen=True),
+        CompareRow("random", "random class among those present"),
+    ],
+    per_class=[ClassRow("forest", 0.5, 0.25, 1.0), ClassRow("water", 0.75, None, None), ClassRow("urban")],
+    panels=[panel(truth=mask(), pseudo_mask=mask(), prediction=mask())],
+    gates=[[1, 0, 1, 1], [0, 0], []],
+    classifier_history=[{"epoch": "1", "train_loss": "0.7", "val_map": "0.2", "val_open_heads": "9", "lr": "0.1"}],
+    segmenter_history=[
+        {"epoch": 1, "train_loss": 0.7, "val_miou": None},
+        {"epoch": 2, "train_loss": 0.5, "val_miou": 0.4},
+    ],
+    configuration={"seed": 3, "model": {"depth": None, "gates": {"hard": True}, "image_size": [64, 64]}},
+    notes=["The classifier has not learned."],
+    provenance={"ctm": "0.1", "seed": 3, "revision": None},
+)
+
+
+class Page(HTMLParser):
+    """Collects attributes and texts, and checks that elements nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.tags.append(tag)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.text += data
+
+    def sources(self) -> list[str]:
+        return [value for tag, name, value in self.attributes if (tag, name) == ("img", "src")]
+
+
+def test_the_page_refers_to_nothing_outside_itself():
+    html = render_report(DATA)
+    page = Page(html)
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "url", "action", "data", "poster", "srcset"):
+            assert value.startswith(("#", "data:")), (tag, name, value[:80])
+    assert not {"script", "iframe", "object", "embed", "base"} & set(page.tags)
+    without_pictures = re.sub(r'src="data:[^"]*"', "", html)
+    assert "//" not in without_pictures
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", without_pictures))
+
+
+def test_every_link_inside_the_page_has_its_target():
+    page = Page(render_report(DATA))
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    links = {value[1:] for _, name, value in page.attributes if name in ("href", "xlink:href") and value[0] == "#"}
+    assert "samples" in links
+    assert links <= ids
+
+
+def test_every_picture_opens_and_is_described():
+    page = Page(render_report(DATA))
+    assert len(page.sources()) == 6  # image, truth, pseudo-mask, prediction and two class maps
+    for source in page.sources():
+        Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).verify()
+    alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert len(alts) == 6
+    assert "Pseudo-mask of sample scene_1" in alts
+    assert "Class map of water in sample scene_1" in alts
+
+
+def test_the_same_data_give_the_same_bytes():
+    assert render_report(DATA) == render_report(DATA)
+
+
+def test_figures_have_three_decimals_counts_none_and_missing_ones_a_dash():
+    page = Page(render_report(DATA))
+    for text in ("0.671", "1,234", "0.926", "1,800", "–", "3 of 6"):
+        assert text in page.text
+    assert "None" not in page.text
+    assert "nan" not in page.text
+
+
+def test_means_are_over_the_classes_with_a_value():
+    row = render_report(DATA).split('<tr class="mean">')[1].split("</tr>")[0]
+    assert re.findall(r"<span>([^<]*)</span>", row) == ["0.625", "0.250", "1.000"]
+
+
+def test_names_are_escaped_wherever_they_stand():
+    bad = '<script>alert("x")</script>&'
+    classes = ClassTable(("forest", bad))
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    evil = ReportData(
+        title=bad,
+        dataset=bad,
+        format=bad,
+        classes=classes,
+        headline=[Headline(bad, bad, bad)],
+        compare=[CompareRow(bad, bad, bad, bad)],
+        per_class=[ClassRow(bad)],
+        panels=[Panel(bad, bad, image, (bad,), truth=np.ones((8, 8), dtype=np.uint8), maps={bad: np.ones((2, 2))})],
+        classifier_history=[{"epoch": 1, f"loss{bad}": 1.0}],
+        configuration={bad: {bad: bad}},
+        notes=[bad],
+        provenance={bad: bad},
+    )
+    page = Page(render_report(evil))
+    assert "script" not in page.tags
+    assert page.text.count(bad) >= 12
+
+
+def test_without_any_mask_the_page_shows_pictures_and_no_scores():
+    bare = replace(
+        DATA,
+        panels=[panel()],
+        headline=[Headline("Segmenter mIoU", None, "on val")],
+        compare=[CompareRow("relevance", "relevance")],
+        per_class=[ClassRow(name) for name in CLASSES.names],
+        classifier_history=[],
+        segmenter_history=[],
+    )
+    page = Page(render_report(bare))
+    assert len(page.sources()) == 3
+    assert "Truth" not in page.text
+    assert re.search(r"\d\.\d{3}", page.text) is None
+
+
+def test_a_page_of_nothing_but_a_title_renders():
+    page = Page(render_report(ReportData(title="Empty", dataset="d", format="folder", classes=CLASSES)))
+    assert "Empty" in page.text
+    assert page.sources() == []
+
+
+def test_a_mask_without_a_single_decision_is_called_so():
+    empty = np.full((48, 64), 255, dtype=np.uint8)
+    page = Page(render_report(replace(DATA, panels=[panel(pseudo_mask=empty)])))
+    assert "Pseudo-mask: nothing painted" in page.text
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"), [("image", "own image-level labels"), ("predicted", "itself predicts")]
+)
+def test_the_label_source_is_told(source: str, sentence: str):
+    assert sentence in render_report(replace(DATA, label_source=source))  # type: ignore[arg-type]
+
+
+def test_notes_stand_before_the_first_figure():
+    html = render_report(DATA)
+    assert html.index("has not learned") < html.index("0.671")
+
+
+def test_parameters_are_listed_with_dotted_names():
+    page = Page(render_report(DATA))
+    for text in ("gates.hard", "true", "64, 64", "null", "general"):
+        assert text in page.text
+
+
+def test_eight_photographs_with_maps_stay_under_three_megabytes():
+    image = RNG.integers(0, 255, size=(240, 320, 3), dtype=np.uint8)  # noise: the worst case for any encoding
+    truth = RNG.integers(0, 3, size=(12, 16), dtype=np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+    photo = Image.fromarray(image).resize((80, 60)).resize((640, 480), Image.Resampling.BICUBIC)
+    one = Panel(
+        "k",
+        "val",
+        np.asarray(photo),
+        ("forest",),
+        truth,
+        truth,
+        truth,
+        {n: RNG.random((16, 16)) for n in CLASSES.names},
+    )
+    assert len(render_report(replace(DATA, panels=[one] * 8))) < 3_000_000
