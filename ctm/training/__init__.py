@@ -1,0 +1,1 @@
+"""Training: one loop on Lightning Fabric, and the tasks that run on it."""

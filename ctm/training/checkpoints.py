@@ -1,0 +1,43 @@
+"""Checkpoints of an unfinished training, outside the stage's outputs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctm.runtime.outputs import staged_outputs
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Checkpoints"]
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The last and the best state of one run, each replaced whole.
+
+    Args:
+        folder: belongs to this very run (its name is the run's fingerprint), so whatever lies there fits.
+        resume: read what an interrupted run left; otherwise start anew.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        self.folder = folder
+        self.resume = resume
+
+    def save(self, fabric: Fabric, name: str, state: dict[str, Any]) -> None:
+        """Writes the state ``name`` (``last`` or ``best``)."""
+        with staged_outputs({"state": self.folder / f"{name}.ckpt"}) as staged:
+            fabric.save(staged["state"], state)
+
+    def load(self, fabric: Fabric, name: str, state: dict[str, Any]) -> bool:
+        """Restores the state ``name`` into the objects of ``state`` in place; False if there is none."""
+        path = self.folder / f"{name}.ckpt"
+        if not path.is_file():
+            return False
+        remainder = fabric.load(path, state, weights_only=True)
+        state.update(remainder)
+        return True

@@ -1,0 +1,58 @@
+"""AdamW with parameter groups, and the cosine schedule with linear warm-up, from the configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from ctm.training.config import TrainingConfig
+
+__all__ = ["build_optimiser", "cosine_with_warmup"]
+
+
+def build_optimiser(
+    model: nn.Module,
+    config: TrainingConfig,
+    *,
+    rates: Mapping[str, float],
+    group_of: Callable[[str], str],
+    no_decay: Iterable[str] = (),
+) -> AdamW:
+    """AdamW over the parameters of ``model``.
+
+    Args:
+        model: whose parameters that need a gradient are optimised.
+        config: decay rates and weight decay.
+        rates: peak learning rate of each group.
+        group_of: gives the group of a parameter's name.
+        no_decay: names without weight decay, besides all parameters of less than two dimensions (norms, biases, gates).
+    """
+    exempt = set(no_decay)
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and name not in exempt
+            groups.setdefault((group_of(name), decays), []).append(parameter)
+    return AdamW(
+        [
+            {"params": parameters, "lr": rates[group], "weight_decay": config.weight_decay if decays else 0.0}
+            for (group, decays), parameters in groups.items()
+        ],
+        betas=config.betas,
+    )
+
+
+def cosine_with_warmup(optimiser: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Learning rates rise linearly over ``warmup_steps``, then fall on half a cosine to 0 at ``total_steps``."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimiser, factor)
