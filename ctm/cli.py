@@ -1,0 +1,214 @@
+"""The command line: one command a stage, made from its ports, and commands around them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import ctm
+from ctm.errors import CtmError, ParamsError
+from ctm.execute import RunOptions, execute
+from ctm.params import load_params, load_preset, read_config, stage_config, to_yaml
+from ctm.runtime.context import Device
+from ctm.runtime.log import show_log
+from ctm.runtime.outputs import write_text
+from ctm.stage import Source, Stage
+from ctm.stages import STAGES
+from ctm.sync import dvc_yaml
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ctm",
+    help="Segmentation masks, a trained segmenter and a report from image-level labels alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameter file.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter (train_classifier.epochs=3); repeatable."),
+]
+
+
+Resume = Literal["auto", "never"]
+
+
+def main() -> None:
+    """Runs the command line; an error of the user's is one message and exit code 1."""
+    show_log()
+    try:
+        app()
+    except CtmError as error:
+        sys.exit(f"error: {error}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"ctm {ctm.__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel="Set-up")
+def init(
+    preset: Annotated[str, typer.Argument(help="Name of a preset; a wrong name lists them all.")],
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="File to write.")] = Path("params.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
+) -> None:
+    """Write params.yaml from a preset, every value with its meaning."""
+    params = load_preset(preset, overrides)
+    if output.exists() and not force:
+        raise ParamsError(f"{output} exists. Give --force to replace it, or --output to write elsewhere.")
+    write_text(output, to_yaml(params))
+    typer.echo(f"wrote {output} from preset {preset}")
+
+
+@app.command(rich_help_panel="Set-up")
+def show(params: ParamsFile = Path("params.yaml"), overrides: Overrides = []) -> None:  # noqa: B006
+    """Print the resolved parameters."""
+    typer.echo(to_yaml(load_params(params, overrides)), nl=False)
+
+
+@app.command(rich_help_panel="Set-up")
+def describe(
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A preset instead of a file.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False,
+) -> None:
+    """Size of the classifier that the parameters ask for: parameters, tokens, heads, image and patch size."""
+    from ctm.models.describe import describe_model
+
+    chosen = load_preset(preset, overrides) if preset else load_params(params, overrides)
+    facts = describe_model(chosen.model, chosen.gates, chosen.dataset)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo("\n".join(f"{name:<14} {value}" for name, value in facts.items()))
+
+
+@app.command(rich_help_panel="Set-up")
+def sync(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if dvc.yaml is not up to date.")] = False,
+) -> None:
+    """Write dvc.yaml from the stages."""
+    path, text = Path("dvc.yaml"), dvc_yaml(STAGES.values())
+    current = path.read_text(encoding="utf-8") if path.is_file() else None
+    if check and current != text:
+        raise ParamsError(f"{path} is not what the stages say. Run `make sync` and commit the result.")
+    if current != text:
+        write_text(path, text)
+    typer.echo(f"{path} is up to date")
+
+
+@app.command(rich_help_panel="Data")
+def demo_data(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; a complete copy there is left as it is.")],
+) -> None:
+    """Write the demo data set: multispectral land-cover scenes as GeoTIFFs in the DFC2020 layout."""
+    from ctm.data.datasets.demo import write_demo
+
+    write_demo(folder)
+
+
+@app.command(rich_help_panel="Data")
+def unpack(
+    artifact: Annotated[Path, typer.Argument(help="Folder of shards or of pseudo-masks.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the PNG files to.")],
+) -> None:
+    """Write every mask of an artifact as a palette PNG that any viewer shows."""
+    from ctm.data.unpack import write_palette_pngs
+
+    typer.echo(f"wrote {write_palette_pngs(artifact, folder)} masks to {folder}")
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """A function whose signature typer turns into the stage's options."""
+
+    def command(**given: Any) -> None:
+        config = _read_stage_config(stage, given["params"], given["overrides"], given["config"])
+        options = RunOptions(
+            metrics=given["metrics"],
+            checkpoints=given["checkpoints"],
+            device=given["device"],
+            workers=given["workers"],
+            resume=given["resume"] == "auto",
+        )
+        inputs = {name: given[name] for name in stage.inputs}
+        execute(stage, config, inputs=inputs, outputs={name: given[name] for name in stage.outputs}, options=options)
+
+    command.__signature__ = inspect.Signature(_stage_parameters(stage))  # type: ignore[attr-defined]
+    command.__doc__ = stage.summary
+    return command
+
+
+def _read_stage_config(stage: Stage, params: Path, overrides: list[str], config: str | None) -> Any:
+    if config is None:
+        return stage_config(load_params(params, overrides), stage.config)
+    try:
+        values = json.loads(config)
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"--config is no valid JSON: {error}") from None
+    return read_config(values, stage.config, origin="--config")
+
+
+def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
+    def option(name: str, annotation: Any, default: Any, **about: Any) -> inspect.Parameter:
+        flag = f"--{about.pop('flag', name).replace('_', '-')}"
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[annotation, typer.Option(flag, **about)],
+            default=default,
+        )
+
+    sections = ", ".join(stage.config.model_fields)
+    inputs = [
+        option(
+            name,
+            Path,
+            inspect.Parameter.empty,
+            help=f"Raw data; parameter {source.param} of the pipeline."
+            if isinstance(source, Source)
+            else f"Output {source.port} of {source.stage.replace('_', '-')}.",
+        )
+        for name, source in stage.inputs.items()
+    ]
+    outputs = [
+        option(name, Path, Path(output.path), help=f"Where to write the {output.kind.value}.")
+        for name, output in stage.outputs.items()
+    ]
+    return [
+        *inputs,
+        *outputs,
+        option("metrics", Path, stage.metrics, help="Where to write the metrics; the manifest is written beside them."),
+        option("params", Path, Path("params.yaml"), help=f"Parameter file; this stage reads {sections}."),
+        option("overrides", list[str], [], flag="set", metavar="NAME=VALUE", help="Override a parameter; repeatable."),
+        option("config", str | None, None, metavar="JSON", help="The stage's sections as JSON instead of --params."),
+        option("device", Device, "auto", help="Where to run; auto takes the GPU where there is one."),
+        option("workers", int, 0, help="Processes that decode images; 0 decodes in the loop itself.", min=0),
+        option("checkpoints", Path, Path(".ctm/checkpoints"), help="Folder for the state of unfinished trainings."),
+        option(
+            "resume", Resume, "auto", help="auto continues an interrupted run of the very same stage, code and inputs."
+        ),
+    ]
+
+
+for _stage in STAGES.values():
+    app.command(_stage.command, rich_help_panel="Stages")(_stage_command(_stage))
+
+
+if __name__ == "__main__":
+    main()

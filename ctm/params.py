@@ -1,0 +1,199 @@
+"""params.yaml: every parameter of the pipeline, typed; presets; overrides from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from ctm.data.config import DatasetConfig, PreprocessConfig
+from ctm.errors import ParamsError
+from ctm.evaluation.config import EvaluateConfig
+from ctm.models.config import GatesConfig, ModelConfig, PruneHeadsConfig
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.runtime.context import Precision
+from ctm.stage import Config
+from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
+
+__all__ = ["Params", "load_params", "load_preset", "preset_names", "read_config", "stage_config", "to_yaml"]
+
+C = TypeVar("C", bound=Config)
+
+
+class Params(Config):
+    """All sections of params.yaml. A stage sees only the sections that its own config names."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The one seed: weights, order of samples, masking, gates and augmentation all follow from it."""
+
+    precision: Precision = "fp32"
+    """Number format of matrix products in training: fp32, bf16, or fp16 (GPU only)."""
+
+    dataset: DatasetConfig
+    preprocess: PreprocessConfig = PreprocessConfig()
+    model: ModelConfig
+    gates: GatesConfig = GatesConfig()
+    train_classifier: TrainClassifierConfig
+    prune_heads: PruneHeadsConfig = PruneHeadsConfig()
+    extract_pseudomasks: ExtractConfig = ExtractConfig()
+    train_segmenter: TrainSegmenterConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
+    """Reads params.yaml and applies ``section.name=value`` overrides, whose values are read as YAML.
+
+    Raises:
+        ParamsError: the file is missing or no YAML, or a name or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path}: no such file. Write one with `ctm init PRESET`; presets: {', '.join(preset_names())}."
+        ) from None
+    return _parse(text, origin=str(path), overrides=overrides)
+
+
+def load_preset(name: str, overrides: Iterable[str] = ()) -> Params:
+    """The parameters of a preset that comes with ctm.
+
+    Raises:
+        ParamsError: there is no such preset, or an override is wrong.
+    """
+    if name not in preset_names():
+        raise ParamsError(f"no preset {name!r}{_guess(name, preset_names())}. Presets: {', '.join(preset_names())}.")
+    text = (resources.files("ctm.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+    return _parse(text, origin=f"preset {name}", overrides=overrides)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with ctm, sorted."""
+    files = resources.files("ctm.presets").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def stage_config(params: Params, config: type[C]) -> C:
+    """The sections of ``params`` that a stage's config names, and no others."""
+    return config.model_validate({name: getattr(params, name) for name in config.model_fields})
+
+
+def read_config(values: Mapping[str, Any], config: type[C], *, origin: str) -> C:
+    """Validates plain values as a config.
+
+    Raises:
+        ParamsError: one line for each wrong name or value, with where it is and what would be right.
+    """
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(detail, config) for detail in error.errors()]
+        raise ParamsError(f"{origin}: " + "\n".join(lines)) from None
+
+
+def to_yaml(params: Params) -> str:
+    """params.yaml of ``params``: every value, with its description above it."""
+    return "\n".join(_yaml_lines(params, indent="")) + "\n"
+
+
+def _parse(text: str, *, origin: str, overrides: Iterable[str]) -> Params:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{origin}: no valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{origin}: expected sections such as `dataset:`, found {type(values).__name__}.")
+    for override in overrides:
+        _override(values, override)
+    return read_config(values, Params, origin=origin)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ParamsError(f"--set {override}: expected section.name=value, such as train_classifier.epochs=3.")
+    *sections, last = name.strip().split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ParamsError(f"--set {override}: {section} is a value and has no parameters in it.")
+    try:
+        place[last] = _read_value(text)
+    except yaml.YAMLError:
+        raise ParamsError(f"--set {override}: {text!r} is no valid YAML value.") from None
+
+
+def _read_value(text: str) -> Any:
+    """A YAML value; numbers such as 1e-4, which YAML 1.1 takes for text, are numbers here."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(detail: Any, config: type[BaseModel]) -> str:
+    """One line of a validation error: where, what, and what to do."""
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        *sections, name = detail["loc"]
+        valid = _names_at(config, sections)
+        return f"unknown parameter {place}{_guess(str(name), valid)}. Parameters there: {', '.join(valid)}."
+    if detail["type"] == "missing":
+        return f"parameter {place} is missing: give it a value, or start from a preset with `ctm init PRESET`."
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place or 'parameters'}: {message} (found {detail['input']!r})."
+
+
+def _names_at(config: type[BaseModel], sections: list[Any]) -> list[str]:
+    """Names of the fields of the section that ``sections`` leads to."""
+    for section in sections:
+        field = config.model_fields.get(str(section))
+        nested = [t for t in (field.annotation, *get_args(field.annotation)) if _is_config(t)] if field else []
+        if not nested:
+            break
+        config = nested[0]
+    return list(config.model_fields)
+
+
+def _is_config(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _guess(name: str, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _yaml_lines(config: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        nested = isinstance(value, BaseModel)
+        about = (type(value).__doc__ if nested else field.description) or ""
+        blank = [""] if nested and not indent and lines else []
+        comment = textwrap.wrap(" ".join(about.split()), 116 - len(indent))
+        lines += [*blank, *(f"{indent}# {line}" for line in comment)]
+        if nested:
+            lines += [f"{indent}{name}:", *_yaml_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {_yaml_value(config.model_dump(mode='json')[name])}")
+    return lines
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, float):
+        text = repr(value)  # YAML 1.1 takes a number with an exponent for a number only where it has a point
+        mantissa, exponent, power = text.partition("e")
+        return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")

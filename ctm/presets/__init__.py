@@ -1,0 +1,1 @@
+"""Presets: complete parameters for a data set, written to params.yaml by `ctm init`."""
