@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -58,6 +58,8 @@ def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
         raise ParamsError(
             f"{path}: no such file. Write one with `ctm init PRESET`; presets: {', '.join(preset_names())}."
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
     return _parse(text, origin=str(path), overrides=overrides)
 
 
@@ -68,7 +70,7 @@ def load_preset(name: str, overrides: Iterable[str] = ()) -> Params:
         ParamsError: there is no such preset, or an override is wrong.
     """
     if name not in preset_names():
-        raise ParamsError(f"no preset {name!r}{_guess(name, preset_names())}. Presets: {', '.join(preset_names())}.")
+        raise ParamsError(f"no preset {name!r}{_guess(name, preset_names())} Presets: {', '.join(preset_names())}.")
     text = (resources.files("ctm.presets") / f"{name}.yaml").read_text(encoding="utf-8")
     return _parse(text, origin=f"preset {name}", overrides=overrides)
 
@@ -93,7 +95,10 @@ def read_config(values: Mapping[str, Any], config: type[C], *, origin: str) -> C
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail, config) for detail in error.errors()]
+        found: dict[tuple[str, ...], list[Any]] = {}
+        for detail in error.errors():
+            found.setdefault(_place(detail["loc"], config), []).append(detail)
+        lines = [_explain(place, details, config) for place, details in found.items()]
         raise ParamsError(f"{origin}: " + "\n".join(lines)) from None
 
 
@@ -141,27 +146,40 @@ def _read_value(text: str) -> Any:
     return value
 
 
-def _explain(detail: Any, config: type[BaseModel]) -> str:
-    """One line of a validation error: where, what, and what to do."""
-    place = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        *sections, name = detail["loc"]
-        valid = _names_at(config, sections)
-        return f"unknown parameter {place}{_guess(str(name), valid)}. Parameters there: {', '.join(valid)}."
-    if detail["type"] == "missing":
-        return f"parameter {place} is missing: give it a value, or start from a preset with `ctm init PRESET`."
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{place or 'parameters'}: {message} (found {detail['input']!r})."
-
-
-def _names_at(config: type[BaseModel], sections: list[Any]) -> list[str]:
-    """Names of the fields of the section that ``sections`` leads to."""
-    for section in sections:
-        field = config.model_fields.get(str(section))
-        nested = [t for t in (field.annotation, *get_args(field.annotation)) if _is_config(t)] if field else []
-        if not nested:
+def _place(loc: Iterable[int | str], config: type[BaseModel]) -> tuple[str, ...]:
+    """The parameter that an error is about: pydantic goes on with the item, or with the alternative that it tried."""
+    place: list[str] = []
+    section: type[BaseModel] | None = config
+    for part in loc:
+        if section is None:
             break
-        config = nested[0]
+        place.append(str(part))
+        section = _section(section, str(part))
+    return tuple(place)
+
+
+def _explain(place: Sequence[str], details: Sequence[Any], config: type[BaseModel]) -> str:
+    """One line for all that is wrong with one parameter: where, what, and what to do."""
+    name, first = ".".join(place), details[0]
+    if first["type"] == "extra_forbidden":
+        valid = _names_at(config, place[:-1])
+        return f"unknown parameter {name}{_guess(place[-1], valid, config)} Parameters there: {', '.join(valid)}."
+    if first["type"] == "missing":
+        return f"parameter {name} is missing: give it a value, or start from a preset with `ctm init PRESET`."
+    messages = dict.fromkeys(detail["msg"].removeprefix("Value error, ").removesuffix(".") for detail in details)
+    return f"{name or 'parameters'}: {'; or: '.join(messages)} (found {first['input']!r})."
+
+
+def _section(config: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The section that a field holds, or None where it holds a value or does not exist."""
+    annotation: Any = config.model_fields[name].annotation if name in config.model_fields else None
+    return annotation if _is_config(annotation) else None
+
+
+def _names_at(config: type[BaseModel], sections: Iterable[str]) -> list[str]:
+    """Names of the fields of the section that ``sections`` leads to."""
+    for name in sections:
+        config = _section(config, name) or config
     return list(config.model_fields)
 
 
@@ -169,9 +187,12 @@ def _is_config(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _guess(name: str, valid: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+def _guess(name: str, valid: Iterable[str], config: type[BaseModel] | None = None) -> str:
+    """The end of a sentence about an unknown name: what may have been meant, if anything comes close."""
+    valid = list(valid)
+    inside = [f"{s}.{name}" for s in valid if config and (held := _section(config, s)) and name in held.model_fields]
+    close = inside or difflib.get_close_matches(name, valid, n=1)
+    return f": did you mean {' or '.join(close)}?" if close else "."
 
 
 def _yaml_lines(config: BaseModel, indent: str) -> list[str]:

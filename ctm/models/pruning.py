@@ -39,7 +39,7 @@ def prune_heads(model: ClassTokenViT) -> ClassTokenViT:
 
 
 def compare_models(gated: ClassTokenViT, pruned: ClassTokenViT, images: Tensor) -> float:
-    """Largest absolute difference of logits and attention maps between two models on a batch.
+    """Largest absolute difference of logits and attention maps between two models on a batch; NaN where one has NaN.
 
     Args:
         gated: model with gates, in evaluation mode.
@@ -47,7 +47,7 @@ def compare_models(gated: ClassTokenViT, pruned: ClassTokenViT, images: Tensor) 
         images: (B, channels, H, W).
     """
     pairs = zip(gated.attention_maps(images), pruned.attention_maps(images), strict=True)
-    return max(float((one - other).abs().max()) for one, other in pairs)
+    return float(torch.stack([(one - other).abs().max() for one, other in pairs]).max())
 
 
 @torch.no_grad()

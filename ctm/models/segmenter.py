@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,11 +18,14 @@ from torch import nn
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.errors import ArtifactError, ModelError
+from ctm.errors import ArtifactError, CtmError, ModelError
 
 __all__ = ["SegmenterSpec", "build_segmenter", "load_segmenter", "save_segmenter"]
 
 FORMAT = 1
+
+OWN_ARGUMENTS = ("encoder_name", "encoder_weights", "in_channels", "classes")
+"""Arguments of an architecture that are given by other parameters than ``options``."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,12 @@ def build_segmenter(
         close = difflib.get_close_matches(spec.arch, _architectures(), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(_architectures())}.")
+    _check_options(spec)
     try:
         model: nn.Module = smp.create_model(
             spec.arch,
             encoder_name=spec.encoder,
-            encoder_weights="imagenet" if pretrained else None,
+            encoder_weights=("imagenet", True)[spec.encoder.startswith("tu-")] if pretrained else None,
             in_channels=inputs.channels,
             classes=num_classes,
             **_options(spec, inputs, pretrained),
@@ -89,12 +94,12 @@ def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
     try:
         about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise ArtifactError(f"{folder}: segmenter format {about['format']}, this ctm reads {FORMAT}.")
+            raise ValueError(f"format {about['format']}, this ctm reads {FORMAT}")
         classes = ClassTable(tuple(about["classes"]["names"]), about["classes"]["background"])
         inputs = InputSpec.from_dict(about["inputs"])
         model = build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (CtmError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder}: no readable segmenter ({error}). Run the stage train-segmenter again."
         ) from error
@@ -103,6 +108,18 @@ def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
 
 def _architectures() -> list[str]:
     return sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+
+
+def _check_options(spec: SegmenterSpec) -> None:
+    """Refuses a misspelt option: the library passes what it does not know to the encoder, and its own ignore that."""
+    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[spec.arch]).parameters.values()
+    known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD and p.name not in OWN_ARGUMENTS]
+    unknown = [name for name in spec.options if name not in known]
+    if unknown and not spec.encoder.startswith("tu-"):
+        raise ModelError(
+            f"train_segmenter.options: {spec.arch} with {spec.encoder} takes no {unknown[0]!r}. "
+            f"Options: {', '.join(known)}."
+        )
 
 
 def _options(spec: SegmenterSpec, inputs: InputSpec, pretrained: bool | str) -> dict[str, Any]:

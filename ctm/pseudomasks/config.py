@@ -47,5 +47,5 @@ class ExtractConfig(MapConfig):
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Images per forward pass."""
 
-    splits: tuple[str, ...] = ("train", "val")
-    """Splits that pseudo-masks are written for."""
+    splits: Annotated[tuple[Literal["train", "val"], ...], Field(min_length=1)] = ("train", "val")
+    """Splits that pseudo-masks are written for; the segmenter needs train."""

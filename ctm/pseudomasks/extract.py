@@ -54,9 +54,15 @@ def extract_pseudomasks(
     """Yields the pseudo-mask of every sample of ``split``, in order; one batch is in memory at a time.
 
     Raises:
-        ParamsError: the fill rule does not fit the classes.
+        ParamsError: the fill rule does not fit the classes, or the model has fewer blocks than are to be read.
     """
     check_fill(config, classes)
+    depth = len(model.blocks)
+    if config.blocks is not None and config.blocks > depth:
+        raise ParamsError(
+            f"extract_pseudomasks.blocks is {config.blocks}, but the classifier has {depth} blocks: "
+            f"choose 1 to {depth}, or null for all."
+        )
     model = model.to(device).eval()
     background = len(classes.tokens) if config.fill == "background" else None
     loader = make_loader(

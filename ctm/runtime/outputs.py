@@ -24,6 +24,8 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
+        for path in partial.values():
+            path.lstat()  # one that was not written is an error before anything is moved
         for name, path in outputs.items():
             replace(partial[name], path)
     finally:
@@ -33,9 +35,9 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 def replace(source: Path, target: Path) -> None:
     """Moves ``source`` (file or folder) to ``target`` on the same file system, whatever is there before."""
+    old = target.with_name(f".{target.name}.old")
+    remove(old)  # left by a run that was killed in here
     if target.is_dir():
-        old = target.with_name(f".{target.name}.old")
-        remove(old)
         target.rename(old)
         source.rename(target)
         remove(old)

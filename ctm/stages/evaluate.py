@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.evaluation.config import EvaluateConfig
@@ -14,10 +14,16 @@ from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterable, Iterator
 
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from ctm.data.inputs import InputSpec
     from ctm.data.shards import ShardFolder
     from ctm.evaluation.scoring import Mask
+    from ctm.models.class_token_vit import ClassTokenViT
 
 __all__ = ["STAGE"]
 
@@ -52,7 +58,6 @@ def run(
     """Scores classifier, pseudo-masks, segmenter and what they are compared with; writes the report."""
     from ctm.data.shards import ShardFolder
     from ctm.evaluation import page
-    from ctm.evaluation.compare import compared_masks
     from ctm.evaluation.report import ReportData, render_report
     from ctm.evaluation.scoring import score_classifier, score_masks, segment
     from ctm.models.io import load_classifier
@@ -60,89 +65,55 @@ def run(
     from ctm.training.device import pick_device
     from ctm.training.history import read_history
 
-    device, settings, extraction = pick_device(context.device), config.evaluate, config.extract_pseudomasks
+    device, extraction = pick_device(context.device), config.extract_pseudomasks
+    work: dict[str, Any] = {"device": device, "batch_size": config.evaluate.batch_size, "workers": context.workers}
     data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
     gated, classes, inputs = load_classifier(classifier)
     small, _, _ = load_classifier(pruned)
     network, _, network_inputs = load_segmenter(segmenter)
-    val, train = data.split("val"), data.split("train")
+    val = data.split("val")
+    shown = page.choose_samples(val, config.evaluate.panels)
+    predictions: dict[int, NDArray[np.uint8]] = {}
 
     metrics: Metrics = {
-        "classifier": {
-            "val": score_classifier(
-                gated,
-                val,
-                inputs,
-                classes=classes,
-                device=device,
-                batch_size=settings.batch_size,
-                workers=context.workers,
-            )
-        },
+        "classifier": {"val": score_classifier(gated, val, inputs, classes=classes, **work)},
         "heads": _heads(small.kept_heads, small.original_heads),
-        "pseudomasks": {
-            name: {
-                **score_masks(_masks(pseudo, data, name), data.split(name), classes=classes),
-                "empty": _empty(pseudo, name),
-            }
-            for name in pseudo.splits
+        "pseudomasks": {name: _score_pseudomasks(pseudo, data, name) for name in pseudo.splits},
+        "segmenter": {
+            "val": score_masks(
+                _keep(segment(network, val, network_inputs, **work), shown, kept=predictions), val, classes=classes
+            )
         },
     }
     if "train" in pseudo.splits:
         metrics["pseudomasks"]["train"]["compare"] = {
-            entry: _brief(
-                score_masks(
-                    compared_masks(
-                        entry,
-                        small,
-                        train,
-                        inputs,
-                        classes=classes,
-                        config=extraction,
-                        seed=config.seed,
-                        device=device,
-                        workers=context.workers,
-                    ),
-                    train,
-                    classes=classes,
-                )
-            )
-            for entry in settings.compare
+            entry: _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
+            for entry in config.evaluate.compare
         }
-    shown = page.choose_samples(val, settings.panels)
-    predictions = {}
-
-    def predicted() -> Iterator[Mask]:
-        for index, mask in segment(
-            network, val, network_inputs, device=device, batch_size=settings.batch_size, workers=context.workers
-        ):
-            if index in shown:
-                predictions[index] = mask
-            yield index, mask
-
-    metrics["segmenter"] = {"val": score_masks(predicted(), val, classes=classes)}
+    panels = page.make_panels(
+        val,
+        shown,
+        model=small,
+        inputs=inputs,
+        classes=classes,
+        config=extraction,
+        pseudomasks=pseudo,
+        predictions=predictions,
+        device=device,
+    )
+    name = Path(config.dataset.root).name
     text = render_report(
         ReportData(
-            title=f"ctm report: {Path(config.dataset.root).name}",
-            dataset=Path(config.dataset.root).name,
+            title=f"ctm report: {name}",
+            dataset=name,
             format=config.dataset.format,
             classes=classes,
-            samples={name: len(data.split(name)) for name in data.splits},
+            samples={split: len(data.split(split)) for split in data.splits},
             label_source=extraction.label_source,
             headline=page.headlines(metrics),
             compare=page.compare_rows(metrics, extraction),
             per_class=page.class_rows(metrics, classes),
-            panels=page.make_panels(
-                val,
-                shown,
-                model=small,
-                inputs=inputs,
-                classes=classes,
-                config=extraction,
-                pseudomasks=pseudo,
-                predictions=predictions,
-                device=device,
-            ),
+            panels=panels,
             gates=[[int(head in kept) for head in range(small.original_heads)] for kept in small.kept_heads],
             classifier_history=read_history(classifier / "history.csv"),
             segmenter_history=read_history(segmenter / "history.csv"),
@@ -155,25 +126,56 @@ def run(
     return metrics
 
 
+def _score_pseudomasks(pseudo: ShardFolder, data: ShardFolder, name: str) -> Metrics:
+    """Scores of the written pseudo-masks of a split, and how many samples had no candidate class."""
+    from ctm.evaluation.scoring import score_masks
+
+    masks, images = pseudo.split(name), data.split(name)
+    found = ((images.index_of(key), masks.mask(index, "png")) for index, key in enumerate(masks.keys))
+    return {**score_masks(found, images, classes=data.classes), "empty": int((~masks.labels.any(axis=1)).sum())}
+
+
+def _compare(
+    entry: str,
+    model: ClassTokenViT,
+    data: ShardFolder,
+    inputs: InputSpec,
+    *,
+    config: EvaluateStageConfig,
+    device: torch.device,
+    workers: int,
+) -> Metrics:
+    """Scores of the train split's masks made in another way."""
+    from ctm.evaluation.compare import compared_masks
+    from ctm.evaluation.scoring import score_masks
+
+    train = data.split("train")
+    masks = compared_masks(
+        entry,
+        model,
+        train,
+        inputs,
+        classes=data.classes,
+        config=config.extract_pseudomasks,
+        seed=config.seed,
+        device=device,
+        workers=workers,
+    )
+    scores = score_masks(masks, train, classes=data.classes)
+    return {name: scores[name] for name in ("miou", "pixel_accuracy", "coverage")}
+
+
+def _keep(masks: Iterable[Mask], wanted: Container[int], *, kept: dict[int, NDArray[np.uint8]]) -> Iterator[Mask]:
+    """Passes masks on and keeps the wanted ones for the report."""
+    for index, mask in masks:
+        if index in wanted:
+            kept[index] = mask
+        yield index, mask
+
+
 def _heads(kept_heads: list[list[int]], heads: int) -> Metrics:
     kept, total = sum(map(len, kept_heads)), heads * len(kept_heads)
     return {"sparsity": 1 - kept / total, "kept": kept, "total": total}
-
-
-def _masks(pseudo: ShardFolder, data: ShardFolder, name: str) -> Iterator[Mask]:
-    """The written pseudo-masks, with the index of their sample in ``data``."""
-    masks, images = pseudo.split(name), data.split(name)
-    for index, key in enumerate(masks.keys):
-        yield images.index_of(key), masks.mask(index, "png")
-
-
-def _empty(pseudo: ShardFolder, name: str) -> int:
-    """How many samples had no candidate class."""
-    return int((~pseudo.split(name).labels.any(axis=1)).sum())
-
-
-def _brief(scores: Metrics) -> Metrics:
-    return {name: scores[name] for name in ("miou", "pixel_accuracy", "coverage")}
 
 
 STAGE = Stage(

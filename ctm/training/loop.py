@@ -113,7 +113,7 @@ def fit(
             state["best"] = score
             checkpoints.save(fabric, "best", {"model": wrapped})
         checkpoints.save(fabric, "last", state)
-    if config.keep == "best":
+    if config.keep == "best" and state["best"] > -math.inf:  # else no epoch of this run has a score
         checkpoints.load(fabric, "best", {"model": wrapped})
     model.eval()
     return list(state["history"])

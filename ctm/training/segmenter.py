@@ -13,6 +13,7 @@ from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
+from ctm.errors import ArtifactError
 from ctm.evaluation.masks import MaskScore
 from ctm.models.segmenter import SegmenterSpec, build_segmenter
 from ctm.runtime.context import Context, Precision
@@ -65,8 +66,13 @@ def train_segmenter(
         The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch.
 
     Raises:
+        ArtifactError: there are no pseudo-masks of the train split.
         ModelError: the segmenter cannot be built as asked, or the loss is not finite.
     """
+    if "train" not in pseudomasks.splits:
+        raise ArtifactError(
+            f"{pseudomasks.path} has no pseudo-masks of the train split: name it in extract_pseudomasks.splits."
+        )
     inputs = InputSpec(image_size, data.channels, data.scale, data.mean, data.std)
     spec = SegmenterSpec(training.arch, training.encoder, training.options)
     fabric = setup_fabric(context.device, precision)

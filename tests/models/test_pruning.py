@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -114,3 +115,10 @@ def test_the_pruned_model_still_learns():
 
 def test_forward_seconds_is_a_positive_median():
     assert 0 < forward_seconds(make_model(), torch.randn(1, 2, 32, 48), repeats=3) < 10
+
+
+def test_a_difference_that_is_no_number_is_not_lost():
+    gated = make_model()
+    pruned = prune_heads(gated)
+    pruned.head.bias.data[0] = torch.nan
+    assert math.isnan(compare_models(gated, pruned, torch.randn(1, 2, 32, 48)))

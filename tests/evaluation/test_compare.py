@@ -1,0 +1,124 @@
+"""Other ways to make pseudo-masks from the same checkpoint, and the baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import ShardFolder, Split
+from ctm.errors import ParamsError
+from ctm.evaluation.compare import compared_masks, recipe_config
+from ctm.evaluation.scoring import Mask, score_masks
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.pruning import prune_heads
+from ctm.params import Params
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.extract import extract_pseudomasks
+
+CPU = torch.device("cpu")
+INPUTS = InputSpec((32, 32), 15, 1e-4)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_params: Params) -> ClassTokenViT:
+    torch.manual_seed(0)
+    return prune_heads(ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15).eval())
+
+
+def masks(
+    entry: str, model: ClassTokenViT, split: Split, *, classes: ClassTable, seed: int = 0, **settings: Any
+) -> list[Mask]:
+    return list(
+        compared_masks(
+            entry,
+            model,
+            split,
+            INPUTS,
+            classes=classes,
+            config=ExtractConfig(batch_size=5, **settings),
+            seed=seed,
+            device=CPU,
+            workers=0,
+        )
+    )
+
+
+def test_a_recipe_changes_how_maps_are_read_and_nothing_else():
+    config = ExtractConfig(
+        strategy="relevance",
+        blocks=2,
+        refinement="affinity",
+        label_source="predicted",
+        threshold=0.3,
+        fill="ignore",
+        batch_size=7,
+        splits=("val",),
+    )
+    found = recipe_config("attention", config)
+    changed = {"strategy": "attention", "assignment": "paper", "refinement": "none"}
+    assert found == config.model_copy(update=changed)
+    assert isinstance(found, ExtractConfig)
+
+
+def test_an_unknown_entry_is_refused(model: ClassTokenViT, tiny_shards: ShardFolder):
+    with pytest.raises(ParamsError, match="cannot read 'relevence'"):
+        masks("relevence", model, tiny_shards.split("val"), classes=tiny_shards.classes)
+
+
+@pytest.mark.parametrize("entry", ["attention", "relevance+paper"])
+def test_a_recipe_gives_the_masks_of_such_an_extraction(model: ClassTokenViT, tiny_shards: ShardFolder, entry: str):
+    split = tiny_shards.split("val")
+    config = ExtractConfig(strategy=entry.split("+")[0], assignment="paper", fill="ignore")  # type: ignore[arg-type]
+    expected = extract_pseudomasks(model, split, INPUTS, classes=tiny_shards.classes, config=config, device=CPU)
+    found = masks(entry, model, split, classes=tiny_shards.classes, fill="ignore", assignment="argmax")
+    for (index, mask), one in zip(found, expected, strict=True):
+        assert index == one.index
+        assert np.array_equal(mask, one.mask)
+
+
+@pytest.mark.parametrize("entry", ["random", "spectral"])
+def test_a_baseline_paints_classes_of_the_image_over_all_of_it(
+    model: ClassTokenViT, tiny_shards: ShardFolder, entry: str
+):
+    split = tiny_shards.split("train")
+    found = masks(entry, model, split, classes=tiny_shards.classes)
+    assert [index for index, _ in found] == list(range(24))
+    for index, mask in found:
+        assert mask.shape == (32, 32)
+        assert set(np.unique(mask)) <= set(np.flatnonzero(split.labels[index]))
+
+
+@pytest.mark.parametrize("entry", ["random", "spectral"])
+def test_a_baseline_depends_on_the_seed_alone(model: ClassTokenViT, tiny_shards: ShardFolder, entry: str):
+    def made(seed: int) -> list[bytes]:
+        found = masks(entry, model, tiny_shards.split("train"), classes=tiny_shards.classes, seed=seed)
+        return [mask.tobytes() for _, mask in found]
+
+    first = made(1)
+    torch.rand(3)
+    assert made(1) == first
+    assert made(2) != first
+
+
+def test_the_baselines_say_how_hard_the_scenes_are(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split, classes = tiny_shards.split("train"), tiny_shards.classes
+    found = {
+        entry: score_masks(masks(entry, model, split, classes=classes), split, classes=classes)["pixel_accuracy"]
+        for entry in ("random", "spectral")
+    }
+    shares = [1 / labels.sum() for labels in split.labels]
+    assert found["random"] == pytest.approx(np.mean(shares), abs=0.1)
+    assert found["spectral"] > found["random"] + 0.1
+
+
+def test_classes_without_token_shift_the_mask_values(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    nine = ClassTable(("background", *tiny_shards.classes.names), background=0)
+    shifted = masks("random", model, split, classes=nine)
+    plain = masks("random", model, split, classes=tiny_shards.classes)
+    assert all(np.array_equal(one, other + 1) for (_, one), (_, other) in zip(shifted, plain, strict=True))

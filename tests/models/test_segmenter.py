@@ -1,0 +1,154 @@
+"""The segmenter: any architecture by name, clear refusals, and a file that brings everything back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.errors import ArtifactError, ModelError
+from ctm.models.segmenter import SegmenterSpec, build_segmenter, load_segmenter, save_segmenter
+
+CLASSES = ClassTable(("background", "cat", "dog"), background=0)
+TINY = SegmenterSpec("unet", "resnet18", {"encoder_depth": 3, "decoder_channels": [8, 8, 8]})
+
+
+def inputs(size: tuple[int, int] = (32, 32), channels: int = 3) -> InputSpec:
+    return InputSpec(size, channels, 1 / 255)
+
+
+def build(
+    arch: str = "unet", encoder: str = "resnet18", *, size: tuple[int, int] = (32, 32), channels: int = 3, **more: Any
+) -> nn.Module:
+    pretrained = more.pop("pretrained", False)
+    options = more or (dict(TINY.options) if arch == "unet" else {})
+    return build_segmenter(
+        SegmenterSpec(arch, encoder, options), inputs(size, channels), num_classes=3, pretrained=pretrained
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 15])
+def test_any_number_of_channels_and_a_size_that_is_no_square(channels: int):
+    model = build(size=(32, 48), channels=channels)
+    assert model(torch.zeros(2, channels, 32, 48)).shape == (2, 3, 32, 48)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("unet", TINY.options),
+        ("fpn", {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}),
+        ("linknet", {}),
+    ],
+)
+def test_architectures_are_built_by_name(arch: str, options: dict[str, Any]):
+    assert build(arch, size=(64, 64), **options).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"arch": "unett"}, r"train_segmenter\.arch: no 'unett'\. Did you mean unet\? Valid: .*deeplabv3plus.*unet"),
+        ({"encoder": "resnet1"}, "cannot build unet with encoder resnet1.*resnet18"),
+        ({"encoder": "tu-no_such_model"}, "cannot build unet with encoder tu-no_such_model"),
+        ({"decoder_chanels": [8]}, r"options: unet with resnet18 takes no 'decoder_chanels'\. .*decoder_channels"),
+        ({"in_channels": 3}, "options: unet with resnet18 takes no 'in_channels'"),
+        ({"encoder": "tu-test_resnet", "colour": "red"}, "cannot build unet with encoder tu-test_resnet.*colour"),
+        ({"pretrained": "w.safetensors"}, "a weights file can be given for tu- encoders only"),
+        (
+            {"encoder": "tu-test_resnet", "pretrained": "w.safetensors"},
+            r"train_segmenter\.pretrained: no file w\.safet",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_told_with_what_can(arguments: dict[str, Any], message: str):
+    with pytest.raises(ModelError, match=message):
+        build(**arguments)
+
+
+def test_a_size_that_does_not_work_is_refused_with_one_that_does():
+    with pytest.raises(
+        ModelError, match=r"cannot take images of 30 x 50 pixels.*Set train_segmenter\.image_size"
+    ) as error:
+        build("fpn", size=(30, 50))
+    advice = str(error.value).rsplit("to ", 1)[1].rstrip(".").split(" x ")
+    size = (int(advice[0]), int(advice[1]))
+    build("fpn", size=size)
+
+
+def test_trying_the_size_leaves_the_statistics_alone():
+    model = build()
+    assert all(int(value) == 0 for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
+
+
+def test_a_local_file_starts_an_encoder_of_timm(tmp_path: Path):
+    torch.manual_seed(5)
+    weights = timm.create_model("test_resnet").state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    model = build(encoder="tu-test_resnet", pretrained=str(tmp_path / "weights.safetensors"), size=(64, 64))
+    own = {name.removeprefix("encoder.model."): v for name, v in model.state_dict().items() if ".model." in name}
+    shared = [name for name in own if name in weights and weights[name].ndim == 4]
+    assert len(shared) > 5
+    assert all(torch.equal(own[name], weights[name]) for name in shared)
+
+
+def save(folder: Path) -> nn.Module:
+    torch.manual_seed(0)
+    model = build(size=(32, 48)).eval()
+    save_segmenter(folder, model, TINY, classes=CLASSES, inputs=inputs((32, 48)))
+    return model
+
+
+def test_a_saved_segmenter_comes_back_with_its_values_classes_and_inputs(tmp_path: Path):
+    model = save(tmp_path / "new" / "folder")
+    loaded, classes, found = load_segmenter(tmp_path / "new" / "folder")
+    images = torch.randn(2, 3, 32, 48)
+    assert torch.equal(loaded(images), model(images))
+    assert not loaded.training
+    assert (classes, found) == (CLASSES, inputs((32, 48)))
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+    save(tmp_path / "a")
+    save(tmp_path / "b")
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGES = {
+    "no description": lambda folder: (folder / "model.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no json": lambda folder: (folder / "model.json").write_text("{"),
+    "no object": lambda folder: (folder / "model.json").write_text("[]"),
+    "no text": lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe\x00"),
+    "cut weights": lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100),
+    "another version": lambda folder: edit(folder, format=99),
+    "another class count": lambda folder: edit(folder, classes={"names": ["a"], "background": None}),
+    "unknown architecture": lambda folder: edit(folder, spec={"arch": "x", "encoder": "resnet18", "options": {}}),
+    "unknown field": lambda folder: edit(folder, spec={"colour": "red"}),
+    "no classes": lambda folder: edit(folder, classes=None),
+    "broken inputs": lambda folder: edit(folder, inputs={}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damage: str):
+    save(tmp_path)
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(ArtifactError) as error:
+        load_segmenter(tmp_path)
+    assert str(tmp_path) in str(error.value)

@@ -1,0 +1,185 @@
+"""Extraction over a split: the same bytes for any batch size, streamed, in the split's order, within the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import ShardFolder, Split
+from ctm.errors import ArtifactError, ParamsError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.config import GatesConfig, ModelConfig
+from ctm.models.pruning import prune_heads
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.extract import PseudoMask, check_fill, extract_pseudomasks
+
+NAMES = tuple("abcdefgh")
+PLAIN = ClassTable(NAMES)
+WITH_BACKGROUND = ClassTable(NAMES, background=2)
+
+
+def make_model(num_classes: int = 8, *, pruned: bool = True) -> ClassTokenViT:
+    """A model with large weights, so that its maps and its probabilities differ from class to class."""
+    config = ModelConfig(backbone="vit_tiny_patch16_224", image_size=(24, 32), patch_size=8, depth=2, embed_dim=24)
+    torch.manual_seed(0)
+    model = ClassTokenViT(
+        config.model_copy(update={"num_heads": 3}), GatesConfig(), num_classes=num_classes, in_channels=15
+    )
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.gates[0].log_alpha.data[1] = -1
+    return prune_heads(model.eval()) if pruned else model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> ClassTokenViT:
+    return make_model()
+
+
+def extract(
+    model: ClassTokenViT, split: Split, *, classes: ClassTable = PLAIN, **settings: Any
+) -> Iterator[PseudoMask]:
+    inputs = InputSpec((24, 32), 15, 1e-4)
+    config = ExtractConfig(**settings)
+    return extract_pseudomasks(model, split, inputs, classes=classes, config=config, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "relevance"},
+        {"strategy": "relevance", "blocks": 1, "refinement": "affinity"},
+        {"strategy": "attention", "assignment": "paper"},
+        {"strategy": "relevance", "label_source": "predicted", "assignment": "paper", "fill": "ignore"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_masks_do_not_depend_on_the_batch_size(
+    model: ClassTokenViT, tiny_shards: ShardFolder, settings: dict[str, Any]
+):
+    split = tiny_shards.split("val")
+    one, five = (list(extract(model, split, batch_size=size, **settings)) for size in (1, 5))
+    assert [found.index for found in one] == [found.index for found in five] == list(range(8))
+    for first, second in zip(one, five, strict=True):
+        assert first.mask.tobytes() == second.mask.tobytes()
+        assert first.candidates.tolist() == second.candidates.tolist()
+        np.testing.assert_allclose(first.maps, second.maps, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gated_and_the_pruned_model_paint_the_same_masks(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    gated = extract(make_model(pruned=False), split)
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(gated, extract(model, split), strict=True))
+
+
+def test_masks_have_the_images_size_and_only_classes_of_its_labels(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    painted = 0
+    for found in extract(model, split):
+        assert found.mask.shape == (32, 32)  # the images', not the 24 × 32 of the model
+        assert found.mask.dtype == np.uint8
+        assert found.maps.shape == (8, 3, 4)
+        assert np.array_equal(found.candidates, split.labels[found.index])
+        assert set(np.unique(found.mask)) <= set(np.flatnonzero(found.candidates))
+        assert not found.maps[~found.candidates].any()
+        painted += len(np.unique(found.mask))
+    assert painted > 8
+
+
+def test_predicted_candidates_come_from_the_classifier_alone(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    for threshold in (0.3, 0.7):
+        found = list(extract(model, split, label_source="predicted", threshold=threshold))
+        for one in found:
+            image = torch.from_numpy(split.image(one.index) * np.float32(1e-4))[None]
+            small = torch.nn.functional.interpolate(image, size=(24, 32), mode="bilinear", antialias=True)
+            with torch.no_grad():
+                probabilities = model(small)[0].sigmoid().numpy()
+            clear = np.abs(probabilities - threshold) > 0.05  # the resizing here is only nearly that of the loader
+            assert np.array_equal(one.candidates[clear], (probabilities > threshold)[clear])
+    split.labels[:] = False
+    again = list(extract(model, split, label_source="predicted", threshold=0.7))
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(found, again, strict=True))
+
+
+def test_an_image_without_candidate_is_wholly_undecided(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    split.labels[3] = False
+    masks = list(extract(model, split))
+    assert (masks[3].mask == 255).all()
+    assert not masks[3].candidates.any()
+    assert not any((found.mask == 255).any() for found in masks if found.index != 3)
+
+
+def test_a_background_without_token_is_painted_by_its_fill_rule_alone(tiny_shards: ShardFolder):
+    model, split = make_model(num_classes=7), tiny_shards.split("val")
+    settings: dict[str, Any] = {"label_source": "predicted", "classes": WITH_BACKGROUND, "assignment": "paper"}
+    filled = list(extract(model, split, fill="background", **settings))
+    ignored = list(extract(model, split, fill="ignore", **settings))
+    assert any((found.mask == 2).any() for found in filled)
+    for one, other in zip(filled, ignored, strict=True):
+        tokens = [WITH_BACKGROUND.tokens[c] for c in np.flatnonzero(one.candidates)]
+        assert set(np.unique(one.mask)) <= {2, *tokens, 255}
+        if tokens:
+            assert np.array_equal(one.mask == 2, other.mask == 255)
+            assert np.array_equal(one.mask[one.mask != 2], other.mask[other.mask != 255])
+
+
+@pytest.mark.parametrize(
+    ("fill", "classes", "message"),
+    [
+        ("background", PLAIN, r"fill: background needs a class without token: name it in dataset\.background"),
+        ("nearest", WITH_BACKGROUND, "fill: nearest would never paint 'c', which has no class token"),
+    ],
+)
+def test_a_fill_rule_that_does_not_fit_the_classes_is_refused(fill: Any, classes: ClassTable, message: str):
+    with pytest.raises(ParamsError, match=message):
+        check_fill(ExtractConfig(fill=fill), classes)
+
+
+def test_such_a_rule_is_refused_before_any_image_is_read(model: ClassTokenViT, tiny_shards: ShardFolder):
+    with pytest.raises(ParamsError, match="background"):
+        next(extract(model, tiny_shards.split("val"), fill="background"))
+
+
+@pytest.mark.parametrize(
+    ("fill", "classes"),
+    [("nearest", PLAIN), ("ignore", PLAIN), ("ignore", WITH_BACKGROUND), ("background", WITH_BACKGROUND)],
+)
+def test_the_other_rules_are_taken(fill: Any, classes: ClassTable):
+    check_fill(ExtractConfig(fill=fill), classes)
+
+
+def test_more_blocks_than_the_model_has_are_refused(model: ClassTokenViT, tiny_shards: ShardFolder):
+    with pytest.raises(ParamsError, match=r"blocks.* 3.* 2"):
+        next(extract(model, tiny_shards.split("val"), blocks=3))
+
+
+def test_masks_come_before_the_split_has_been_read(
+    model: ClassTokenViT, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]
+):
+    damaged = rewrite(tiny_shards, {})
+    path = damaged.path / "val-00000.tar"
+    whole = path.read_bytes()
+    half = whole.index(damaged.split("val").keys[4].encode() + b".npy")
+    path.write_bytes(whole[:half] + bytes(len(whole) - half))
+    masks = extract(model, damaged.split("val"), batch_size=2)
+    expected = extract(model, tiny_shards.split("val"), batch_size=2)
+    for _ in range(4):
+        assert np.array_equal(next(masks).mask, next(expected).mask)
+    with pytest.raises(ArtifactError, match="damaged"):
+        next(masks)
+
+
+def test_nothing_of_a_batch_outlives_it(model: ClassTokenViT, tiny_shards: ShardFolder):
+    masks = extract(model, tiny_shards.split("train"), batch_size=2)
+    sizes = [found.maps.nbytes + found.mask.nbytes for found in masks]
+    assert len(sizes) == 24
+    assert all(parameter.grad is None for parameter in model.parameters())

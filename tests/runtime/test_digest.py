@@ -1,0 +1,56 @@
+"""Digests: they change with contents and names, and big shards are not read again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ctm.runtime.digest import digest_artifact, digest_listing
+
+
+def folder(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_files_digest_is_its_sha256(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"data")
+    assert digest_artifact(tmp_path / "a") == hashlib.sha256(b"data").hexdigest()
+
+
+def test_a_folders_digest_depends_on_names_and_bytes_alone(tmp_path: Path):
+    base = digest_artifact(folder(tmp_path / "base", **{"a": "1", "sub/b": "2"}))
+    assert digest_artifact(folder(tmp_path / "same", **{"sub/b": "2", "a": "1"})) == base
+    others = [
+        digest_artifact(folder(tmp_path / "bytes", **{"a": "1", "sub/b": "3"})),
+        digest_artifact(folder(tmp_path / "name", **{"a": "1", "sub/c": "2"})),
+        digest_artifact(folder(tmp_path / "place", **{"a": "1", "b": "2"})),
+        digest_artifact(folder(tmp_path / "more", **{"a": "1", "sub/b": "2", "c": ""})),
+        digest_artifact(folder(tmp_path / "moved", **{"a": "2", "sub/b": "1"})),
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_shards_are_known_by_their_index(tmp_path: Path):
+    base = digest_artifact(folder(tmp_path, **{"index.json": "{}", "train-00000.tar": "1"}))
+    assert base == hashlib.sha256(b"{}").hexdigest()
+    assert digest_artifact(folder(tmp_path, **{"index.json": '{"sha256": 1}'})) != base
+
+
+def test_raw_data_are_known_by_names_and_sizes(tmp_path: Path):
+    base = digest_listing(folder(tmp_path / "raw", **{"images/a.jpg": "12", "labels.csv": "3"}))
+    assert digest_listing(folder(tmp_path / "copy", **{"images/a.jpg": "21", "labels.csv": "3"})) == base
+    assert digest_listing(folder(tmp_path / "grown", **{"images/a.jpg": "123", "labels.csv": "3"})) != base
+    assert digest_listing(folder(tmp_path / "named", **{"images/b.jpg": "12", "labels.csv": "3"})) != base
+
+
+def test_a_missing_folder_is_left_to_the_reader_to_report(tmp_path: Path):
+    assert digest_listing(tmp_path / "nothing") == digest_listing(tmp_path / "nor this")
+
+
+def test_a_link_to_raw_data_is_the_data(tmp_path: Path):
+    raw = folder(tmp_path / "raw", **{"images/a.jpg": "12"})
+    (tmp_path / "link").symlink_to(raw)
+    assert digest_listing(tmp_path / "link") == digest_listing(raw)

@@ -1,0 +1,104 @@
+"""Stage evaluate: the promised figures, and one self-contained page; without truth it still runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctm.data.shards import TRUTH, ShardFolder
+from ctm.evaluation.masks import MaskScore
+from ctm.models.io import load_classifier
+
+
+def test_the_promised_figures_are_there_and_within_their_ranges(pipeline: Any):
+    metrics = pipeline.metrics("evaluate")
+    figures = [
+        metrics["classifier"]["val"]["map"],
+        metrics["classifier"]["val"]["accuracy"],
+        metrics["heads"]["sparsity"],
+        *(metrics["pseudomasks"]["train"][name] for name in ("miou", "pixel_accuracy", "coverage")),
+        *(metrics["segmenter"]["val"][name] for name in ("miou", "pixel_accuracy", "coverage")),
+        *(metrics["pseudomasks"]["train"]["compare"][name]["miou"] for name in ("random", "spectral", "attention")),
+    ]
+    assert all(isinstance(value, float) and 0 <= value <= 1 for value in figures)
+    classes = set(ShardFolder.open(pipeline.path("preprocess", "shards")).classes.names)
+    for scores in (metrics["classifier"]["val"], metrics["pseudomasks"]["train"], metrics["segmenter"]["val"]):
+        assert set(scores["classes"]) == classes
+
+
+def test_the_written_pseudomasks_are_what_is_scored(pipeline: Any, tiny_shards: ShardFolder):
+    masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).split("train")
+    score, truth = MaskScore(tiny_shards.classes), tiny_shards.split("train")
+    for index, key in enumerate(masks.keys):
+        score.update(masks.mask(index, "png"), truth.mask(truth.index_of(key), TRUTH))
+    found = pipeline.metrics("evaluate")["pseudomasks"]["train"]
+    assert {name: found[name] for name in score.compute()} == score.compute()
+    assert found["empty"] == 0
+
+
+def test_the_sparsity_is_the_fraction_of_heads_removed(pipeline: Any):
+    pruned, _, _ = load_classifier(pipeline.path("prune_heads", "pruned"))
+    kept = sum(map(len, pruned.kept_heads))
+    assert pipeline.metrics("evaluate")["heads"] == {"sparsity": 1 - kept / 6, "kept": kept, "total": 6}
+
+
+def test_the_report_needs_nothing_from_the_network(pipeline: Any):
+    html = pipeline.path("evaluate", "report").read_text(encoding="utf-8")
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", html)
+    assert all("".join(found).strip("'\"").startswith(("data:", "#")) for found in addresses)
+    assert not re.findall(r"(?:https?:)?//(?!www\.w3\.org/)[\w.-]+\.\w+", re.sub(r"data:[\w/;,+=]+", "", html))
+    assert html.count("data:image/") >= 6
+
+
+def test_the_report_shows_the_figures_of_the_metrics(pipeline: Any):
+    html, metrics = pipeline.path("evaluate", "report").read_text(encoding="utf-8"), pipeline.metrics("evaluate")
+    for value in (metrics["segmenter"]["val"]["miou"], metrics["pseudomasks"]["train"]["miou"]):
+        assert f"{value:.3f}" in html
+    for word in ("random", "spectral", "attention", "Urban/Built-up", "pruning_weight"):
+        assert word in html
+
+
+def test_a_second_run_writes_the_same_bytes(pipeline: Any, tmp_path: Path):
+    pipeline.run("evaluate", tmp_path)
+    assert (tmp_path / "report/index.html").read_bytes() == pipeline.path("evaluate", "report").read_bytes()
+    assert json.loads((tmp_path / "metrics/evaluate.json").read_text()) == pipeline.metrics("evaluate")
+
+
+def test_without_truth_the_label_scores_and_the_report_remain(
+    pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
+):
+    blind = rewrite(tiny_shards, {TRUTH: None})
+    metrics = pipeline.run("evaluate", tmp_path, shards=blind.path)
+    assert metrics["classifier"] == pipeline.metrics("evaluate")["classifier"]
+    assert metrics["segmenter"]["val"]["miou"] is None
+    assert metrics["pseudomasks"]["train"]["compare"]["random"] == {
+        "miou": None,
+        "pixel_accuracy": None,
+        "coverage": None,
+    }
+    html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "no masks to score against" in html
+    assert "None" not in html
+
+
+def test_masks_of_val_alone_are_scored_and_nothing_is_compared(pipeline: Any, tiny_params: Any, tmp_path: Path):
+    extraction = tiny_params.extract_pseudomasks.model_copy(update={"splits": ("val",)})
+    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    pipeline.run("extract_pseudomasks", tmp_path, params=params)
+    metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
+    assert list(metrics["pseudomasks"]) == ["val"]
+    assert np.isfinite(metrics["pseudomasks"]["val"]["miou"])
+    assert (tmp_path / "report/index.html").is_file()
+
+
+@pytest.mark.parametrize("stage", ["train_classifier", "prune_heads", "extract_pseudomasks", "train_segmenter"])
+def test_the_manifests_link_outputs_to_the_inputs_of_the_next_stage(pipeline: Any, stage: str):
+    evaluated = pipeline.manifest("evaluate")["inputs"]
+    for port, output in pipeline.manifest(stage)["outputs"].items():
+        assert evaluated[port]["sha256"] == output["sha256"]

@@ -1,0 +1,74 @@
+"""Stage extract_pseudomasks: shards of masks that fit the images key by key, and say how they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctm.data.shards import ShardFolder
+from ctm.errors import ArtifactError, ParamsError
+from ctm.params import Params
+
+
+def with_settings(params: Params, **settings: Any) -> Params:
+    extraction = params.extract_pseudomasks.model_copy(update=settings)
+    return params.model_copy(update={"extract_pseudomasks": extraction})
+
+
+def test_masks_are_aligned_with_the_images_by_key(pipeline: Any, tiny_shards: ShardFolder):
+    masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
+    assert masks.index.kind == "masks"
+    assert masks.classes == tiny_shards.classes
+    for name in ("train", "val"):
+        images, pseudo = tiny_shards.split(name), masks.split(name)
+        assert pseudo.keys == images.keys
+        assert np.array_equal(pseudo.sizes, images.sizes)
+        assert np.array_equal(pseudo.labels, images.labels)
+        assert all(pseudo.mask(index, "png").shape == (32, 32) for index in range(len(pseudo)))
+
+
+def test_the_artifact_records_how_it_was_made(pipeline: Any, tiny_params: Params):
+    about = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).index.about
+    assert about == tiny_params.extract_pseudomasks.model_dump(mode="json")
+    assert about["label_source"] == "image"
+
+
+def test_the_metrics_count_samples_empty_masks_and_coverage(pipeline: Any):
+    assert pipeline.metrics("extract_pseudomasks") == {
+        "train": {"samples": 24, "empty": 0, "coverage": 1.0},
+        "val": {"samples": 8, "empty": 0, "coverage": 1.0},
+    }
+
+
+def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline: Any, tmp_path: Path):
+    pipeline.run("extract_pseudomasks", tmp_path)
+    for file in pipeline.path("extract_pseudomasks", "pseudomasks").iterdir():
+        assert (tmp_path / "artifacts/pseudomasks" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_empty_predictions_are_counted_and_ignored(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    params = with_settings(tiny_params, label_source="predicted", threshold=0.999, splits=("val",))
+    metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
+    assert metrics == {"val": {"samples": 8, "empty": 8, "coverage": 0.0}}
+    masks = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
+    assert masks.splits == ("val",)
+    assert (masks.split("val").mask(0, "png") == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"splits": ("train", "tune")}, ArtifactError, "no split 'tune'; splits: train, val"),
+        ({"fill": "background"}, ParamsError, r"dataset\.background"),
+        ({"blocks": 3}, ParamsError, "blocks is 3, but the classifier has 2"),
+    ],
+)
+def test_a_wrong_setting_writes_nothing(
+    pipeline: Any, tiny_params: Params, tmp_path: Path, settings: dict[str, Any], error: type[Exception], message: str
+):
+    with pytest.raises(error, match=message):
+        pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, **settings))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,48 @@
+"""Stage train_classifier: a gated model, its history, and a checkpoint folder that goes when it is no longer needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctm.errors import ModelError
+from ctm.models.io import load_classifier
+from ctm.params import Params
+from ctm.training.history import read_history
+
+
+def test_the_model_is_written_with_its_gates_classes_and_history(pipeline: Any):
+    folder = pipeline.path("train_classifier", "classifier")
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.json", "model.safetensors"]
+    model, classes, inputs = load_classifier(folder)
+    assert len(model.gates) == 2
+    assert len(classes.names) == model.num_classes == 8
+    assert (inputs.image_size, inputs.channels) == ((32, 32), 15)
+    assert inputs.mean is not None
+    history = read_history(folder / "history.csv")
+    assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_the_metrics_are_the_last_row_of_the_history(pipeline: Any):
+    last = read_history(pipeline.path("train_classifier", "classifier") / "history.csv")[-1]
+    assert pipeline.metrics("train_classifier") == pytest.approx(last, rel=1e-5)
+
+
+def test_a_second_run_writes_the_same_bytes_and_no_checkpoint_is_left(pipeline: Any, tmp_path: Path):
+    pipeline.run("train_classifier", tmp_path)
+    for file in pipeline.path("train_classifier", "classifier").iterdir():
+        assert (tmp_path / "artifacts/classifier" / file.name).read_bytes() == file.read_bytes()
+    assert not [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+
+
+def test_a_failed_training_writes_nothing_and_keeps_its_checkpoint(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    closing = {"pruning_weight": 5.0, "gate_lr": 5.0}
+    training = tiny_params.train_classifier.model_copy(update=closing)
+    gates = tiny_params.gates.model_copy(update={"initial": 0.1})
+    params = tiny_params.model_copy(update={"train_classifier": training, "gates": gates})
+    with pytest.raises(ModelError, match="every head gate has closed"):
+        pipeline.run("train_classifier", tmp_path, params=params)
+    files = {path.relative_to(tmp_path).parts[0]: path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"checkpoints": "last.ckpt"}

@@ -1,0 +1,40 @@
+"""Stage train_segmenter: a segmenter at its own image size, from pseudo-masks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctm.data.shards import ShardFolder
+from ctm.models.segmenter import load_segmenter
+from ctm.params import Params
+from ctm.training.history import read_history
+
+
+def test_the_model_is_written_with_classes_and_history(pipeline: Any):
+    folder = pipeline.path("train_segmenter", "segmenter")
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.json", "model.safetensors"]
+    _, classes, inputs = load_segmenter(folder)
+    assert len(classes.names) == 8
+    assert (inputs.image_size, inputs.channels) == ((32, 32), 15)
+    last = read_history(folder / "history.csv")[-1]
+    assert pipeline.metrics("train_segmenter") == pytest.approx(last, rel=1e-5)
+
+
+def test_shards_without_any_truth_give_the_same_bytes(
+    pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
+):
+    blind = rewrite(tiny_shards, {"mask.png": None})
+    assert not any(blind.split("train").has(index, "mask.png") for index in range(24))
+    pipeline.run("train_segmenter", tmp_path, shards=blind.path)
+    for file in pipeline.path("train_segmenter", "segmenter").iterdir():
+        assert (tmp_path / "artifacts/segmenter" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_its_image_size_may_differ_from_the_classifiers(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    training = tiny_params.train_segmenter.model_copy(update={"image_size": (48, 64), "epochs": 2})
+    pipeline.run("train_segmenter", tmp_path, params=tiny_params.model_copy(update={"train_segmenter": training}))
+    assert load_segmenter(tmp_path / "artifacts/segmenter")[2].image_size == (48, 64)

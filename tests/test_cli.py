@@ -1,0 +1,267 @@
+"""The command line: commands made from the stages, set-up commands, and one message for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import Result
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import ctm
+from ctm.cli import app
+from ctm.data.shards import ShardFolder
+from ctm.errors import CtmError
+from ctm.params import load_params, load_preset, preset_names, stage_config, to_yaml
+from ctm.stages import STAGES
+from ctm.sync import dvc_yaml
+
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: object) -> Result:
+    """Runs a command within this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.exception
+    return result.stdout
+
+
+def fail(*arguments: object) -> str:
+    """The message of an error that `main` shows as one line."""
+    result = call(*arguments)
+    assert isinstance(result.exception, CtmError), result.output
+    assert result.stdout == ""
+    return str(result.exception)
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the installed `ctm` itself."""
+    program = Path(sys.executable).with_name("ctm")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    words = [str(program), *map(str, arguments)]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def refused(*arguments: object, cwd: Path) -> str:
+    """The one error message of a command that fails and leaves nothing behind."""
+    before = {path for path in cwd.rglob("*") if path.is_file()}
+    done = command(*arguments, cwd=cwd)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()].count(True) == 1, done.stderr
+    assert {path for path in cwd.rglob("*") if path.is_file()} == before
+    return done.stderr[done.stderr.index("error: ") :]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_a_command_with_its_ports_as_options(name: str):
+    stage = STAGES[name]
+    options = {option.name: option for option in COMMANDS[stage.command].params}
+    assert COMMANDS[stage.command].help == stage.summary
+    assert all(options[port].required for port in stage.inputs)
+    assert all(options[port].default == Path(output.path) for port, output in stage.outputs.items())
+    assert options["metrics"].default == stage.metrics
+    rest = {"metrics", "params", "overrides", "config", "device", "workers", "checkpoints", "resume"}
+    assert set(options) == {*stage.inputs, *stage.outputs, *rest}
+    assert all(option.help for option in options.values())
+
+
+def test_help_lists_every_command():
+    text = succeed("--help")
+    assert all(name in text for name in COMMANDS)
+    assert {"init", "show", "describe", "sync", "unpack", "demo-data"} < set(COMMANDS)
+
+
+def test_the_version_is_told():
+    assert succeed("--version") == f"ctm {ctm.__version__}\n"
+
+
+def test_init_writes_the_preset_with_its_changes(place: Path):
+    assert succeed("init", "demo", "--set", "seed=5") == "wrote params.yaml from preset demo\n"
+    assert load_params(Path("params.yaml")) == load_preset("demo", ["seed=5"])
+    succeed("init", "msrc21", "--output", "other/params.yaml")
+    assert load_params(place / "other/params.yaml") == load_preset("msrc21")
+
+
+def test_init_replaces_a_file_only_when_told_to():
+    Path("params.yaml").write_text("mine")
+    assert fail("init", "demo") == "params.yaml exists. Give --force to replace it, or --output to write elsewhere."
+    assert Path("params.yaml").read_text() == "mine"
+    succeed("init", "demo", "--force")
+    assert load_params(Path("params.yaml")) == load_preset("demo")
+
+
+def test_an_unknown_preset_is_answered_with_all_of_them(place: Path):
+    message = fail("init", "dmeo")
+    assert "did you mean demo?" in message
+    assert all(name in message for name in preset_names())
+    assert not list(place.iterdir())
+
+
+def test_show_prints_what_is_in_force():
+    succeed("init", "demo")
+    shown = succeed("show", "--set", "train_classifier.lr=1e-4")
+    assert shown == to_yaml(load_preset("demo", ["train_classifier.lr=1e-4"]))
+    assert yaml.safe_load(shown)["train_classifier"]["lr"] == 1e-4
+
+
+def test_describe_reads_params_or_a_preset():
+    succeed("init", "demo", "--set", "model.depth=2")
+    facts = json.loads(succeed("describe", "--json"))
+    assert facts["depth"] == 2
+    assert json.loads(succeed("describe", "--json", "--preset", "demo"))["depth"] == 4
+    assert json.loads(succeed("describe", "--json", "--preset", "demo", "--set", "model.depth=3"))["depth"] == 3
+    assert f"parameters     {facts['parameters']}" in succeed("describe").splitlines()
+
+
+def test_sync_writes_what_check_then_finds_in_order():
+    assert "run `make sync`" in fail("sync", "--check").lower()
+    assert not Path("dvc.yaml").exists()
+    succeed("sync")
+    assert Path("dvc.yaml").read_text() == dvc_yaml(STAGES.values())
+    written = Path("dvc.yaml").stat().st_mtime_ns
+    succeed("sync", "--check")
+    succeed("sync")
+    assert Path("dvc.yaml").stat().st_mtime_ns == written
+    Path("dvc.yaml").write_text("stages: {}")
+    fail("sync", "--check")
+    assert Path("dvc.yaml").read_text() == "stages: {}"
+
+
+def test_a_stage_takes_its_sections_as_json_with_whole_floats(place: Path, demo_raw: Path, tiny_params: Any):
+    config = stage_config(tiny_params, STAGES["preprocess"].config).model_dump(mode="json")
+    config["preprocess"]["shard_mb"] = 1.0
+    config["dataset"]["channels"] = 15.0
+    succeed("preprocess", "--raw", demo_raw, "--config", json.dumps(config))
+    assert len(ShardFolder.open(place / "artifacts/shards").split("train")) == 24
+    assert json.loads((place / "metrics/preprocess.manifest.json").read_text())["config"]["preprocess"] == {
+        "shard_mb": 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "--config is no valid JSON"),
+        ("[]", "--config: parameters: Input should be a valid dictionary"),
+        ("{}", "--config: parameter dataset is missing"),
+        ('{"datset": {}, "dataset": {"format": "folder", "root": "x"}, "preprocess": {}}', "did you mean dataset?"),
+    ],
+)
+def test_wrong_json_is_refused(config: str, message: str):
+    assert message in fail("preprocess", "--raw", "raw", "--config", config)
+
+
+def test_paths_and_overrides_go_where_they_are_told(place: Path, demo_raw: Path):
+    succeed("init", "demo", "--output", "p.yaml")
+    outputs = ["--shards", "here/shards", "--metrics", "there/numbers.json"]
+    succeed("preprocess", "--raw", demo_raw, "--params", "p.yaml", "--set", "dataset.min_label_fraction=0.3", *outputs)
+    made = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
+    assert made == {"p.yaml", "here", "there"}
+    assert (place / "there/numbers.manifest.json").is_file()
+    labels = ShardFolder.open(place / "here/shards").split("train").labels
+    assert labels.sum(axis=1).max() <= 3
+
+
+def test_unpack_writes_pictures_of_every_mask(place: Path, tiny_shards: ShardFolder):
+    assert succeed("unpack", tiny_shards.path, "png") == "wrote 32 masks to png\n"
+    assert len(list((place / "png").rglob("*.png"))) == 32
+    assert "index.json is missing" in fail("unpack", place, "other")
+
+
+def test_a_missing_required_option_is_told_by_its_name():
+    result = call("preprocess")
+    assert result.exit_code == 2
+    assert "--raw" in result.output
+
+
+@pytest.fixture
+def demo_copy(place: Path, demo_raw: Path, tiny_overrides: tuple[str, ...]) -> Path:
+    """A working folder with tiny parameters and a copy of the demo data to spoil."""
+    shutil.copytree(demo_raw, place / "raw")
+    (place / "params.yaml").write_text(to_yaml(load_preset("demo", tiny_overrides)))
+    return place
+
+
+def no_such_folder(root: Path) -> None:
+    shutil.rmtree(root / "raw")
+
+
+def unreadable_image(root: Path) -> None:
+    path = next((root / "raw").rglob("*_s2_0_p5.tif"))
+    path.write_bytes(b"II*\0" + path.read_bytes()[4:3000])
+
+
+def mask_of_another_size(root: Path) -> None:
+    import rasterio
+
+    place = rasterio.Affine(10, 0, 0, 0, -10, 0)
+    path = sorted((root / "raw").rglob("*_dfc_0_p4.tif"))[0]
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=16, width=32, dtype="uint8", transform=place) as file:
+        file.write(np.ones((1, 16, 32), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_such_folder, ["raw does not exist", "dataset.root"]),
+        (unreadable_image, ["_s2_0_p5.tif"]),
+        (mask_of_another_size, ["_s2_0_p4.tif", "differ in size", "'dfc': (16, 32)"]),
+    ],
+)
+def test_spoilt_data_give_one_error_and_no_output(demo_copy: Path, spoil: Callable[[Path], None], words: list[str]):
+    spoil(demo_copy)
+    message = refused("preprocess", "--raw", "raw", cwd=demo_copy)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train_classifier.epoch=3"], ["unknown parameter train_classifier.epoch", "did you mean epochs?"]),
+        (["--set", "model.image_size=224.5"], ["model.image_size", "224.5"]),
+        (["--params", "none.yaml"], ["none.yaml: no such file", "ctm init PRESET"]),
+        (["--shards", "nowhere"], ["input --shards nowhere is missing", "preprocess"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_gives_one_error(demo_copy: Path, arguments: list[str], words: list[str]):
+    given = arguments if "--shards" in arguments else ["--shards", "raw", *arguments]
+    message = refused("train-classifier", *given, cwd=demo_copy)
+    assert all(word in message for word in words), message
+
+
+def test_an_impossible_model_leaves_no_output(demo_copy: Path, tiny_shards: ShardFolder):
+    before = set(demo_copy.rglob("*.*"))
+    wrong = ["--set", "model.image_size=[30, 32]", "--device", "cpu"]
+    assert "height 30: use 24 or 32" in fail("train-classifier", "--shards", tiny_shards.path, *wrong)
+    assert set(demo_copy.rglob("*.*")) == before
+
+
+def test_a_missing_gpu_is_told(demo_copy: Path, tiny_shards: ShardFolder):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    message = fail("train-classifier", "--shards", tiny_shards.path, "--device", "cuda")
+    assert message == "--device cuda: no CUDA device can be used here. Use --device cpu, or auto."

@@ -1,0 +1,182 @@
+"""One run of a stage: outputs, metrics and manifest appear together, checkpoints go after success alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctm.errors import ArtifactError, DataError
+from ctm.execute import RunOptions, execute, manifest_path
+from ctm.runtime.context import Context
+from ctm.runtime.digest import digest_artifact, digest_listing
+from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Source, Stage
+
+
+class CountConfig(Config):
+    """How a text is repeated."""
+
+    times: int = 2
+    """How often."""
+    fail: bool = False
+    """Whether the run ends in an error."""
+
+
+def run(config: CountConfig, context: Context, *, raw: Path, text: Path, result: Path, page: Path) -> Metrics:
+    context.checkpoints.mkdir(parents=True, exist_ok=True)
+    seen = context.checkpoints / "runs"
+    runs = len(seen.read_text()) if context.resume and seen.exists() else 0
+    seen.write_text("x" * (runs + 1))
+    result.mkdir()
+    (result / "text").write_text(text.read_text() * config.times)
+    page.write_text(f"{len(list(raw.iterdir()))} files")
+    context.timings["writing"] = 0.25
+    if config.fail:
+        raise DataError(f"failed in run {runs + 1}")
+    return {"train": {"length": (result / "text").stat().st_size}, "runs": runs + 1}
+
+
+STAGE = Stage(
+    name="repeat_text",
+    summary="Repeat a text.",
+    config=CountConfig,
+    run=run,
+    inputs={"raw": Source("dataset.root"), "text": Ref("write_text", "text")},
+    outputs={"result": Output(Kind.DATASET, "result"), "page": Output(Kind.REPORT, "page.html")},
+    profile=Profile.CPU,
+)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, outside any checkout, with the inputs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_text("1")
+    (tmp_path / "text").write_text("ab")
+    return tmp_path
+
+
+def go(*, times: int = 2, fail: bool = False, resume: bool = True) -> Metrics:
+    return execute(
+        STAGE,
+        CountConfig(times=times, fail=fail),
+        inputs={"raw": Path("raw"), "text": Path("text")},
+        outputs={"result": Path("out/result"), "page": Path("out/page.html")},
+        options=RunOptions(metrics=Path("metrics/repeat_text.json"), checkpoints=Path("ckpt"), resume=resume),
+    )
+
+
+def manifest() -> Any:
+    return json.loads(Path("metrics/repeat_text.manifest.json").read_text())
+
+
+def files(place: Path) -> set[str]:
+    return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+
+
+def test_outputs_metrics_and_manifest_are_written(place: Path):
+    assert go() == {"train": {"length": 4}, "runs": 1}
+    assert files(place) == {
+        "raw/a",
+        "text",
+        "out/result/text",
+        "out/page.html",
+        "metrics/repeat_text.json",
+        "metrics/repeat_text.manifest.json",
+    }
+    assert json.loads(Path("metrics/repeat_text.json").read_text()) == {"train": {"length": 4}, "runs": 1}
+    assert manifest_path(Path("metrics/repeat_text.json")) == Path("metrics/repeat_text.manifest.json")
+
+
+def test_the_manifest_tells_what_the_run_was_made_of():
+    go(times=3)
+    found = manifest()
+    assert found["stage"] == "repeat_text"
+    assert re.fullmatch("[0-9a-f]{64}", found["fingerprint"])
+    assert found["config"] == {"times": 3, "fail": False}
+    assert found["inputs"] == {
+        "raw": {"path": "raw", "sha256": digest_listing(Path("raw"))},
+        "text": {"path": "text", "sha256": digest_artifact(Path("text"))},
+    }
+    assert found["outputs"]["result"] == {"path": "out/result", "sha256": digest_artifact(Path("out/result"))}
+    assert found["timings"] == {"writing": 0.25}
+    assert found["git"] is None
+    assert {"ctm", "libraries", "python", "host", "started", "seconds"} <= set(found)
+
+
+def test_the_manifest_names_the_revision_and_whether_it_was_changed(place: Path):
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=place, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", "text")
+    git("commit", "--quiet", "-m", "text")
+    go()
+    assert manifest()["git"] == {"revision": git("rev-parse", "HEAD"), "dirty": False}
+    (place / "text").write_text("cd")
+    go()
+    assert manifest()["git"]["dirty"] is True
+
+
+def test_the_same_run_gives_the_same_bytes_and_only_the_manifest_may_differ(place: Path):
+    def everything() -> dict[str, bytes]:
+        return {name: (place / name).read_bytes() for name in files(place) if "manifest" not in name}
+
+    go()
+    first, fingerprint = everything(), manifest()["fingerprint"]
+    go()
+    assert everything() == first
+    assert manifest()["fingerprint"] == fingerprint
+    assert not re.search("seconds|time|host|git", Path("metrics/repeat_text.json").read_text())
+
+
+def test_a_failed_run_changes_nothing_and_keeps_its_checkpoints(place: Path):
+    go()
+    before = {name: (place / name).read_bytes() for name in files(place)}
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(times=5, fail=True)
+    after = {name: (place / name).read_bytes() for name in files(place)}
+    kept = {name for name in after if name.startswith("ckpt/repeat_text/")}
+    assert len(kept) == 1
+    assert {name: data for name, data in after.items() if name not in kept} == before
+
+
+def test_a_failed_first_run_leaves_no_output(place: Path):
+    with pytest.raises(DataError):
+        go(fail=True)
+    assert {name for name in files(place) if not name.startswith("ckpt/")} == {"raw/a", "text"}
+
+
+def test_the_next_try_of_the_very_same_run_finds_its_checkpoints():
+    for number in (1, 2):
+        with pytest.raises(DataError, match=f"failed in run {number}"):
+            go(fail=True)
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(fail=True, resume=False)
+
+
+def test_other_parameters_or_inputs_never_meet_these_checkpoints(place: Path):
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(fail=True)
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(fail=True, times=3)
+    (place / "text").write_text("cd")
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(fail=True)
+    (place / "raw" / "b").write_text("2")
+    with pytest.raises(DataError, match="failed in run 1"):
+        go(fail=True)
+
+
+def test_a_missing_input_names_the_stage_that_writes_it(place: Path):
+    (place / "text").unlink()
+    with pytest.raises(ArtifactError, match=r"repeat-text: input --text text is missing.*stage write-text.*dvc repro"):
+        go()
+    assert files(place) == {"raw/a"}

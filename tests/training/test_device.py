@@ -1,0 +1,44 @@
+"""Device, precision, and seeds that depend on the step alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ctm.errors import ModelError
+from ctm.training.device import pick_device, setup_fabric, step_seed
+
+
+def test_the_cpu_can_always_be_asked_for():
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_told_when_it_is_asked_for_and_not_missed_otherwise():
+    assert pick_device("auto") == torch.device("cpu")
+    with pytest.raises(ModelError, match=r"no CUDA device can be used here\. Use --device cpu"):
+        pick_device("cuda")
+
+
+def test_half_precision_of_gpus_is_refused_on_the_cpu():
+    with pytest.raises(ModelError, match=r"fp16 trains on a GPU only\. Use fp32 or bf16"):
+        setup_fabric("cpu", "fp16")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_matrix_products_run_in_the_precision_and_weights_stay_in_fp32(precision: str, dtype: torch.dtype):
+    fabric = setup_fabric("cpu", precision)  # type: ignore[arg-type]
+    layer = fabric.setup_module(torch.nn.Linear(2, 2))
+    inside = []
+    layer.module.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
+    layer(torch.zeros(1, 2))
+    assert inside == [dtype]
+    assert layer.weight.dtype == torch.float32
+
+
+def test_every_step_has_a_seed_of_its_own_that_torch_takes():
+    seeds = {step_seed(seed, epoch, batch) for seed in range(5) for epoch in range(5) for batch in range(20)}
+    assert len(seeds) == 500
+    assert step_seed(3, 1, 2) == step_seed(3, 1, 2)
+    for seed in seeds:
+        torch.Generator().manual_seed(seed)

@@ -1,0 +1,249 @@
+"""The training loop: accumulation, resuming, the kept epoch, and losses that go wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ctm.data.loaders import EpochSampler
+from ctm.errors import ModelError
+from ctm.training.checkpoints import Checkpoints
+from ctm.training.config import TrainClassifierConfig, TrainingConfig
+from ctm.training.device import setup_fabric
+from ctm.training.history import write_history
+from ctm.training.loop import Batch, Progress, fit
+from ctm.training.optimiser import build_optimiser
+
+SAMPLES = 20
+
+
+class Numbers(Dataset[Batch]):
+    """Points and a function of them; every epoch adds noise of its own."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(SAMPLES, 4, generator=generator)
+        self.y = self.x.sin().sum(dim=1, keepdim=True)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:  # type: ignore[override]
+        index, epoch = item
+        noise = torch.randn(4, generator=torch.Generator().manual_seed(1000 * epoch + index))
+        return {"x": self.x[index] + 0.01 * noise, "y": self.y[index]}
+
+
+class Regression:
+    """Squared error; ``values`` replaces the score of each epoch, ``fail`` raises in that epoch's training."""
+
+    monitor = "score"
+
+    def __init__(
+        self, *, values: tuple[float | None, ...] = (), fail: int | None = None, nan: int | None = None
+    ) -> None:
+        self.values, self.fail, self.nan = values, fail, nan
+        self.seen: list[dict[str, Tensor]] = []
+        self.progress: list[Progress] = []
+
+    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        self.progress.append(progress)
+        epoch = progress.step // progress.steps_per_epoch + 1
+        loss = (model(batch["x"]) - batch["y"]).square().mean()
+        if epoch == self.fail:
+            raise KeyboardInterrupt
+        return {"loss": loss * math.nan if epoch == self.nan else loss, "size": loss.new_tensor(len(batch["x"]))}
+
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        self.seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        if self.values:
+            return {"score": self.values[len(self.seen) - 1]}
+        error = sum(float((model(batch["x"]) - batch["y"]).square().sum()) for batch in batches)
+        return {"score": -error}
+
+
+def network(*, plain: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    if plain:
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+
+
+def train(
+    folder: Path,
+    task: Regression | None = None,
+    *,
+    batch: int = 4,
+    resume: bool = True,
+    plain: bool = False,
+    val: bool = True,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    model = network(plain=plain)
+    config = TrainClassifierConfig(**{"epochs": 4, "batch_size": batch, "lr": 0.05, **settings})
+    data = Numbers()
+    loaders = {"train": DataLoader(data, batch, sampler=EpochSampler(SAMPLES, seed=seed, shuffle=True))}
+    if val:
+        loaders["val"] = DataLoader(data, batch, sampler=EpochSampler(SAMPLES, seed=0, shuffle=False))
+    history = fit(
+        task or Regression(),
+        model,
+        build_optimiser(model, config, rates={"all": config.lr}, group_of=lambda name: "all"),
+        fabric=setup_fabric("cpu", "fp32"),
+        loaders=loaders,
+        config=config,
+        seed=seed,
+        checkpoints=Checkpoints(folder, resume=resume),
+    )
+    return model, history
+
+
+def same(one: nn.Module | dict[str, Tensor], two: nn.Module | dict[str, Tensor]) -> bool:
+    first, second = (value.state_dict() if isinstance(value, nn.Module) else value for value in (one, two))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_history_has_a_row_an_epoch_with_means_scores_and_rate(tmp_path: Path):
+    task = Regression()
+    model, history = train(tmp_path, task, batch=8)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert all(list(row) == ["epoch", "train_loss", "train_size", "val_score", "lr"] for row in history)
+    assert history[0]["train_size"] == pytest.approx((8 + 8 + 4) / 3)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["lr"] == 0
+    assert not model.training
+    assert [progress.step for progress in task.progress] == list(range(12))
+
+
+def test_a_mean_of_equal_batches_is_that_of_one_larger_batch(tmp_path: Path):
+    small, rows = train(tmp_path / "a", batch=2, plain=True, accumulate=4)
+    large, expected = train(tmp_path / "b", batch=8, plain=True)
+    for one, two in zip(small.parameters(), large.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert [row["lr"] for row in rows] == pytest.approx([row["lr"] for row in expected])
+    without, _ = train(tmp_path / "c", batch=2, plain=True)
+    assert not torch.allclose(without[0].weight, large[0].weight, atol=1e-3)  # type: ignore[index, arg-type]
+
+
+def test_clipping_bounds_the_step_and_can_be_left_out(tmp_path: Path):
+    clipped, _ = train(tmp_path / "a", plain=True, clip_grad_norm=1e-12, weight_decay=0, lr=1e-6)
+    free, _ = train(tmp_path / "b", plain=True, clip_grad_norm=None, weight_decay=0, lr=1e-6)
+    start = network(plain=True)
+    moved = [float((model[0].weight - start[0].weight).detach().abs().max()) for model in (clipped, free)]  # type: ignore
+    assert moved[0] < moved[1] / 10
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep: str, epoch: int):
+    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", Regression(fail=epoch), keep=keep, accumulate=2)
+    torch.manual_seed(12345)
+    torch.rand(7)
+    resumed, again = train(tmp_path / "b", keep=keep, accumulate=2)
+    assert same(resumed, undisturbed)
+    assert again == rows
+    for name, history in (("one", rows), ("two", again)):
+        write_history(tmp_path / f"{name}.csv", history)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert len(list(csv.reader((tmp_path / "two.csv").open()))) == 5
+
+
+def test_a_resumed_run_trains_only_the_epochs_that_are_missing(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Regression(fail=3))
+    task = Regression()
+    train(tmp_path, task)
+    assert {progress.step // progress.steps_per_epoch for progress in task.progress} == {2, 3}
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path):
+    model, rows = train(tmp_path, keep="best")
+    task = Regression()
+    again, same_rows = train(tmp_path, task, keep="best")
+    assert task.progress == []
+    assert same_rows == rows
+    assert same(again, model)
+
+
+def test_without_resume_everything_is_trained_anew(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Regression(fail=3))
+    task = Regression()
+    train(tmp_path, task, resume=False)
+    assert task.progress[0].step == 0
+
+
+def test_the_best_epoch_is_restored(tmp_path: Path):
+    task = Regression(values=(0.1, 0.9, None, 0.8))
+    model, history = train(tmp_path, task, keep="best")
+    assert same(model, task.seen[1])
+    assert not same(task.seen[1], task.seen[3])
+    assert [row["val_score"] for row in history] == [0.1, 0.9, None, 0.8]
+
+
+def test_the_last_epoch_is_kept_whatever_its_score(tmp_path: Path):
+    task = Regression(values=(0.9, 0.1, 0.1, 0.0))
+    model, _ = train(tmp_path, task, keep="last")
+    assert same(model, task.seen[3])
+
+
+def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path):
+    task = Regression(values=(0.5, 0.7, 0.7, 0.7))
+    model, _ = train(tmp_path, task, keep="best")
+    assert same(model, task.seen[1])
+
+
+def test_without_a_score_the_last_epoch_is_kept(tmp_path: Path):
+    model, history = train(tmp_path / "a", val=False, keep="best")
+    assert same(model, train(tmp_path / "b", val=False, keep="last")[0])
+    assert list(history[0]) == ["epoch", "train_loss", "train_size", "lr"]
+
+
+def test_an_old_best_epoch_is_not_taken_for_one_of_this_run(tmp_path: Path):
+    train(tmp_path, Regression(values=(0.9, 0.1, 0.1, 0.0)), keep="best")
+    task = Regression(values=(None, None, None, None))
+    model, _ = train(tmp_path, task, keep="best", resume=False)
+    assert same(model, task.seen[3])
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_checkpointed(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"training loss of epoch 2 is nan: lower the learning rates.*precision: fp32"):
+        train(tmp_path, Regression(nan=2))
+    task = Regression()
+    _, history = train(tmp_path, task)
+    assert task.progress[0].step == task.progress[0].steps_per_epoch
+    assert all(math.isfinite(row["train_loss"]) for row in history)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path):
+    first, _ = train(tmp_path / "a", seed=3)
+    torch.rand(5)
+    second, _ = train(tmp_path / "b", seed=3)
+    other, _ = train(tmp_path / "c", seed=4)
+    assert same(first, second)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize(
+    ("step", "epochs", "value"), [(0, 2, 0), (5, 2, 0.25), (20, 2, 1), (99, 2, 1), (0, 0, 1), (5, 0.5, 1)]
+)
+def test_a_ramp_rises_over_its_epochs_and_stays_at_one(step: int, epochs: float, value: float):
+    assert Progress(step=step, steps_per_epoch=10).ramp(epochs) == pytest.approx(value)
+
+
+def test_warmup_must_end_before_training_does():
+    with pytest.raises(ValueError, match=r"warmup_epochs \(3\) must be less than epochs \(3\)"):
+        TrainingConfig(epochs=3, warmup_epochs=3)
