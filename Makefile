@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED)  ## Make .venv and install ctm with all that the commands below need
 
-demo: $(INSTALLED)  ## Run the pipeline of params.yaml on the embedded data; prints where the report is
+demo: $(INSTALLED)  ## Write the embedded data, run the pipeline of params.yaml, print where the report is
 	@$(RUN) ctm demo-data data/demo
 	@$(RUN) dvc repro
 	@echo "report: $(CURDIR)/report/index.html"

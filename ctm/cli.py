@@ -43,12 +43,22 @@ Resume = Literal["auto", "never"]
 
 
 def main() -> None:
-    """Runs the command line; an error of the user's is one message and exit code 1."""
+    """Runs the command line; an error that the user can mend is one message and exit code 1."""
     show_log()
     try:
         app()
-    except CtmError as error:
-        sys.exit(f"error: {error}")
+    except (CtmError, OSError) as error:
+        sys.exit(f"error: {_message(error)}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "ctm":
+            raise
+        sys.exit(f"error: this command needs {error.name}, which is not installed: pip install 'ctm[train,geo]'")
+
+
+def _message(error: Exception) -> str:
+    """The error's own text; one from a worker process of a data loader comes inside that process's traceback."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
 
 
 @app.callback(invoke_without_command=True)

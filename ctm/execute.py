@@ -18,12 +18,15 @@ from ctm.errors import ArtifactError
 from ctm.fingerprint import fingerprint, library_versions
 from ctm.runtime.context import Context, Device
 from ctm.runtime.digest import digest_artifact, digest_listing
-from ctm.runtime.outputs import remove, staged_outputs, write_text
+from ctm.runtime.outputs import remove, staged_outputs
 from ctm.stage import Config, Metrics, Ref, Stage
 
 __all__ = ["RunOptions", "execute", "manifest_path"]
 
 logger = logging.getLogger(__name__)
+
+ARTIFACT_MARKS = ("index.json", "model.json")
+"""One of these files is in every folder that a stage writes."""
 
 
 @dataclass(frozen=True)
@@ -56,40 +59,68 @@ def execute(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
+    manifest_file = manifest_path(options.metrics)
+    written = {**outputs, "metrics": options.metrics, "manifest": manifest_file}
+    _check_places(inputs, written)
     digests = {name: _digest_input(stage, name, path) for name, path in inputs.items()}
     settings = config.model_dump(mode="json")
-    identity = fingerprint(stage, settings, digests)
+    identity = fingerprint(stage, settings, digests | _digest_weights(config))
     checkpoints = options.checkpoints / stage.name / identity[:16]
     context = Context(device=options.device, workers=options.workers, checkpoints=checkpoints, resume=options.resume)
     logger.info("%s: %s", stage.command, stage.summary)
-    with staged_outputs(outputs) as staged:
-        metrics = stage.run(config, context, **inputs, **staged)
-    manifest = {
-        "stage": stage.name,
-        "ctm": ctm.__version__,
-        "git": _git_revision(),
-        "fingerprint": identity,
-        "config": settings,
-        "inputs": {name: {"path": str(path), "sha256": digests[name]} for name, path in inputs.items()},
-        "outputs": {name: {"path": str(path), "sha256": digest_artifact(path)} for name, path in outputs.items()},
-        "libraries": library_versions(stage.run.__module__),
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "timings": context.timings,
-    }
-    write_text(options.metrics, json.dumps(metrics, indent=2) + "\n")
-    write_text(manifest_path(options.metrics), json.dumps(manifest, indent=2) + "\n")
+    with staged_outputs(written) as staged:
+        metrics = stage.run(config, context, **inputs, **{name: staged[name] for name in outputs})
+        manifest = {
+            "stage": stage.name,
+            "ctm": ctm.__version__,
+            "git": _git_revision(),
+            "fingerprint": identity,
+            "config": settings,
+            "inputs": {name: {"path": str(path), "sha256": digests[name]} for name, path in inputs.items()},
+            "outputs": {
+                name: {"path": str(path), "sha256": digest_artifact(staged[name])} for name, path in outputs.items()
+            },
+            "libraries": library_versions(stage.run.__module__),
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 1),
+            "timings": context.timings,
+        }
+        staged["metrics"].write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        staged["manifest"].write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     remove(checkpoints)
-    written = ", ".join(str(path) for path in outputs.values())
-    logger.info("%s: wrote %s in %.0f s", stage.command, written, manifest["seconds"])
+    places = ", ".join(str(path) for path in outputs.values())
+    logger.info("%s: wrote %s in %.0f s", stage.command, places, time.perf_counter() - clock)
     return metrics
 
 
 def manifest_path(metrics: Path) -> Path:
     """Where the manifest of a run lies: beside its metrics, ``metrics/<stage>.manifest.json``."""
     return metrics.with_suffix(".manifest.json")
+
+
+def _check_places(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Refuses to write where something would be lost: into an input, another output, or what ctm did not write."""
+    taken = {f"--{name.replace('_', '-')}": path.resolve() for name, path in inputs.items()}
+    for name, path in outputs.items():
+        option, place = f"--{name.replace('_', '-')}", path.resolve()
+        for other, used in taken.items():
+            if place == used or place in used.parents or used in place.parents:
+                raise ArtifactError(f"{option} {path} overlaps {other} {used}: give it a place of its own.")
+        taken[option] = place
+        if path.is_dir() and any(path.iterdir()) and not any((path / mark).is_file() for mark in ARTIFACT_MARKS):
+            raise ArtifactError(
+                f"{option} {path} is a folder that ctm did not write, and would be replaced: name another place or "
+                "remove it yourself."
+            )
+
+
+def _digest_weights(config: Config) -> dict[str, str]:
+    """The digest of each file of pretrained weights that the parameters name."""
+    sections = {name: getattr(config, name) for name in type(config).model_fields}
+    files = {name: getattr(section, "weights_file", None) for name, section in sections.items()}
+    return {f"{name}.pretrained": digest_artifact(file) for name, file in files.items() if file and file.is_file()}
 
 
 def _digest_input(stage: Stage, name: str, path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.errors import ParamsError
@@ -44,6 +44,19 @@ class Params(Config):
     extract_pseudomasks: ExtractConfig = ExtractConfig()
     train_segmenter: TrainSegmenterConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _fill_fits_background(self) -> Params:
+        """Found here and not after hours of training: see ``ctm.pseudomasks.extract.check_fill``."""
+        fill, background = self.extract_pseudomasks.fill, self.dataset.background
+        if fill == "background" and background is None:
+            raise ValueError("extract_pseudomasks.fill is background, but dataset.background names no class")
+        if fill == "nearest" and background is not None:
+            raise ValueError(
+                f"extract_pseudomasks.fill is nearest, which would never paint dataset.background {background!r}: "
+                "use background or ignore"
+            )
+        return self
 
 
 def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
@@ -164,10 +177,16 @@ def _explain(place: Sequence[str], details: Sequence[Any], config: type[BaseMode
     if first["type"] == "extra_forbidden":
         valid = _names_at(config, place[:-1])
         return f"unknown parameter {name}{_guess(place[-1], valid, config)} Parameters there: {', '.join(valid)}."
-    if first["type"] == "missing":
+    if first["type"] == "missing" and first["loc"] == tuple(place):
         return f"parameter {name} is missing: give it a value, or start from a preset with `ctm init PRESET`."
-    messages = dict.fromkeys(detail["msg"].removeprefix("Value error, ").removesuffix(".") for detail in details)
-    return f"{name or 'parameters'}: {'; or: '.join(messages)} (found {first['input']!r})."
+    messages = dict.fromkeys(_message(detail, name) for detail in details)
+    found = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
+    return f"{name or 'parameters'}: {'; or: '.join(messages)}{found}."
+
+
+def _message(detail: Any, name: str) -> str:
+    """What pydantic or a validator of ours says, without frills."""
+    return str(detail["msg"]).removeprefix("Value error, ").removeprefix(f"{name}: ").removesuffix(".")
 
 
 def _section(config: type[BaseModel], name: str) -> type[BaseModel] | None:

@@ -23,7 +23,7 @@ class Config(BaseModel):
     Types are lax, not strict: Kubeflow sends the integer 224 as 224.0, which is accepted, while 224.5 still fails.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Kind(StrEnum):

@@ -33,7 +33,7 @@ def dvc_yaml(stages: Iterable[Stage]) -> str:
 def _stage(stage: Stage, paths: dict[tuple[str, str], str]) -> dict[str, Any]:
     inputs = {name: _input_path(source, paths) for name, source in stage.inputs.items()}
     outputs = {name: output.path for name, output in stage.outputs.items()}
-    ports = " ".join(f"--{name.replace('_', '-')} {path}" for name, path in {**inputs, **outputs}.items())
+    ports = " ".join(f"--{name.replace('_', '-')} {_quoted(path)}" for name, path in {**inputs, **outputs}.items())
     code = [file.as_posix() for file in import_closure(stage.run.__module__)]
     return {
         "desc": stage.summary,
@@ -48,6 +48,11 @@ def _stage(stage: Stage, paths: dict[tuple[str, str], str]) -> dict[str, Any]:
 def _input_path(source: Source | Ref, paths: dict[tuple[str, str], str]) -> str:
     """The path of an input; one from outside is filled in by DVC from params.yaml."""
     return f"${{{source.param}}}" if isinstance(source, Source) else paths[source.stage, source.port]
+
+
+def _quoted(path: str) -> str:
+    """A path for the shell; what DVC fills in may have spaces."""
+    return f'"{path}"' if path.startswith("$") else path
 
 
 def _plots(stage: Stage) -> list[dict[str, Any]]:

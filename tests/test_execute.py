@@ -32,6 +32,7 @@ def run(config: CountConfig, context: Context, *, raw: Path, text: Path, result:
     runs = len(seen.read_text()) if context.resume and seen.exists() else 0
     seen.write_text("x" * (runs + 1))
     result.mkdir()
+    (result / "index.json").write_text("{}")  # every folder that a stage writes has one, or a model.json
     (result / "text").write_text(text.read_text() * config.times)
     page.write_text(f"{len(list(raw.iterdir()))} files")
     context.timings["writing"] = 0.25
@@ -84,6 +85,7 @@ def test_outputs_metrics_and_manifest_are_written(place: Path):
     assert files(place) == {
         "raw/a",
         "text",
+        "out/result/index.json",
         "out/result/text",
         "out/page.html",
         "metrics/repeat_text.json",
@@ -180,3 +182,25 @@ def test_a_missing_input_names_the_stage_that_writes_it(place: Path):
     with pytest.raises(ArtifactError, match=r"repeat-text: input --text text is missing.*stage write-text.*dvc repro"):
         go()
     assert files(place) == {"raw/a"}
+
+
+def test_a_folder_that_no_stage_wrote_is_never_replaced():
+    Path("out/result").mkdir(parents=True)
+    Path("out/result/thesis.tex").write_text("years of work")
+    with pytest.raises(ArtifactError, match=r"--result out/result is a folder that ctm did not write"):
+        go()
+    assert Path("out/result/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/inside", ".", "text"])
+def test_an_output_that_overlaps_an_input_is_refused(place: str):
+    with pytest.raises(ArtifactError, match=r"--result .* overlaps --(raw|text) "):
+        execute(
+            STAGE,
+            CountConfig(),
+            inputs={"raw": Path("raw"), "text": Path("text")},
+            outputs={"result": Path(place), "page": Path("out/page.html")},
+            options=RunOptions(metrics=Path("metrics/repeat_text.json"), checkpoints=Path("ckpt")),
+        )
+    assert Path("raw/a").read_text() == "1"
+    assert Path("text").read_text() == "ab"

@@ -136,7 +136,7 @@ def test_the_last_override_wins(demo: Path):
         ("train_classifier.epochs=0", "train_classifier.epochs: Input should be greater than or equal to 1 (found 0)"),
         ("train_classifier.masking_ratio=1", "train_classifier.masking_ratio: Input should be less than 1 (found 1)"),
         ("train_classifier.lr=-1e-4", "train_classifier.lr: Input should be greater than 0 (found -0.0001)"),
-        ("train_classifier.warmup_epochs=12", "warmup_epochs (12) must be less than epochs (12)"),
+        ("train_classifier.warmup_epochs=13", "warmup_epochs (13) is more than epochs (12)"),
         ("precision=fp8", "precision: Input should be 'fp32', 'bf16' or 'fp16' (found 'fp8')"),
         ("evaluate.compare=[relevence]", "evaluate.compare: cannot read 'relevence'"),
         ("evaluate.compare=random", "evaluate.compare: Input should be a valid tuple"),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IGNORE", "ClassTable"]
+from ctm.errors import ArtifactError
+
+__all__ = ["IGNORE", "ClassTable", "check_same_classes"]
 
 IGNORE = 255
 """Mask value of pixels that have no truth or no decision."""
@@ -45,3 +47,26 @@ class ClassTable:
                 palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
         palette[IGNORE] = (224, 224, 192)
         return palette
+
+
+def check_same_classes(**tables: ClassTable) -> None:
+    """Checks that artifacts speak of the same classes in the same order, with the same background.
+
+    Args:
+        tables: the class table of each artifact, by the artifact's name.
+
+    Raises:
+        ArtifactError: two of them differ.
+    """
+    (first, wanted), *others = tables.items()
+    for name, table in others:
+        if table != wanted:
+            raise ArtifactError(
+                f"{name} and {first} were made for other classes ({_words(table)}; {_words(wanted)}): they do not "
+                "belong together. Run the stages in order, or `dvc repro`."
+            )
+
+
+def _words(table: ClassTable) -> str:
+    background = "no background" if table.background is None else f"background {table.names[table.background]}"
+    return f"{', '.join(table.names[:8])}{', …' if len(table.names) > 8 else ''}, {background}"

@@ -42,7 +42,8 @@ def compared_masks(
 ) -> Iterator[Mask]:
     """Masks of every sample of ``split`` by one entry of ``evaluate.compare``.
 
-    Recipes take what they do not say (label source, fill) from ``config``; the baselines know the image-level labels.
+    Recipes take what they do not say (label source, fill) from ``config``. The baselines know the image-level labels,
+    and that a background without class token can be anywhere.
     """
     if entry not in BASELINES:
         found = extract_pseudomasks(
@@ -57,12 +58,15 @@ def compared_masks(
         )
         yield from ((mask.index, mask.mask) for mask in found)
         return
+    present = split.labels
+    if classes.background is not None:
+        present = np.column_stack([present, np.ones(len(split), dtype=bool)])
     spectral = None
     if entry == "spectral":
-        samples = ((_scaled(split, i), torch.from_numpy(split.labels[i])) for i in range(len(split)))
+        samples = ((_scaled(split, i), torch.from_numpy(present[i])) for i in range(len(split)))
         spectral = SpectralClassifier.fit(samples, seed=seed)
     for index in track(range(len(split)), description=f"compare {entry}", total=len(split)):
-        labels = split.labels[index]
+        labels = present[index]
         if spectral is not None:
             tokens = spectral.predict(_scaled(split, index), torch.from_numpy(labels))
         else:

@@ -97,7 +97,7 @@ def compare_rows(metrics: Metrics, config: ExtractConfig) -> list[CompareRow]:
     if train is None:
         return []
     rows = [_compare_row("this run", config, train, chosen=True)]
-    for entry, scores in train["compare"].items():
+    for entry, scores in train.get("compare", {}).items():
         recipe = None if entry in BASELINES else recipe_config(entry, config)
         rows.append(_compare_row(entry, recipe, scores))
     return rows

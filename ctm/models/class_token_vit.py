@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -17,6 +16,7 @@ from ctm.models.attention import GatedAttention, record_class_rows
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.gates import HardConcreteGate
 from ctm.models.token_masking import mask_absent_tokens
+from ctm.models.weights import DOWNLOAD_HINT, check_weights
 
 __all__ = ["ClassTokenViT"]
 
@@ -188,25 +188,26 @@ def _build_backbone(config: ModelConfig, in_channels: int) -> VisionTransformer:
     _check_backbone(config.backbone)
     sizes = {name: getattr(config, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
     given = {name: size for name, size in sizes.items() if size is not None}
-    overlay: dict[str, Any] = {}
-    if isinstance(config.pretrained, str):
-        overlay = {"pretrained_cfg_overlay": {"file": _weights_file(config.pretrained)}}
+    arguments: dict[str, Any] = {
+        "img_size": config.size,
+        "in_chans": in_channels,
+        "num_classes": 0,
+        "dynamic_img_size": False,
+        "drop_path_rate": config.drop_path,
+        **given,
+    }
     try:
-        vit = timm.create_model(
-            config.backbone,
-            pretrained=bool(config.pretrained),
-            img_size=config.size,
-            in_chans=in_channels,
-            num_classes=0,
-            dynamic_img_size=False,
-            drop_path_rate=config.drop_path,
-            **given,
-            **overlay,
-        )
+        if isinstance(config.pretrained, str):
+            with torch.device("meta"):
+                skeleton = timm.create_model(config.backbone, **arguments)
+            check_weights(config.pretrained, skeleton, parameter="model.pretrained")
+            arguments["pretrained_cfg_overlay"] = {"file": config.pretrained}
+        vit = timm.create_model(config.backbone, pretrained=bool(config.pretrained), **arguments)
     except (AssertionError, OSError, RuntimeError) as error:
+        hint = f" {DOWNLOAD_HINT}" if config.pretrained is True else ""
         raise ModelError(
             f"backbone {config.backbone!r} cannot be built with {given or 'its own sizes'} and "
-            f"pretrained={config.pretrained!r}: {error}"
+            f"pretrained={config.pretrained!r}: {error}.{hint}"
         ) from error
     if vit.pos_embed is None:
         raise ModelError(f"backbone {config.backbone!r} has no learned position embedding; choose another")
@@ -221,14 +222,6 @@ def _check_backbone(name: str) -> None:
         raise ModelError(
             f"unknown backbone {name!r}: not a Vision Transformer of timm; close names: {', '.join(close)}"
         )
-
-
-def _weights_file(path: str) -> str:
-    if not path.endswith(".safetensors"):
-        raise ModelError(f"pretrained weights {path!r} are no .safetensors file; convert them first")
-    if not Path(path).is_file():
-        raise ModelError(f"pretrained weights {path!r} do not exist; correct model.pretrained or set it to false")
-    return path
 
 
 def _check_image_size(size: tuple[int, int], patch: int) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, CtmError, ModelError
+from ctm.models.weights import DOWNLOAD_HINT, check_weights
 
 __all__ = ["SegmenterSpec", "build_segmenter", "load_segmenter", "save_segmenter"]
 
@@ -57,6 +58,7 @@ def build_segmenter(
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(_architectures())}.")
     _check_options(spec)
+    hint = f" {DOWNLOAD_HINT}" if pretrained is True else ""
     try:
         model: nn.Module = smp.create_model(
             spec.arch,
@@ -66,11 +68,14 @@ def build_segmenter(
             classes=num_classes,
             **_options(spec, inputs, pretrained),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ModelError(
             f"train_segmenter: cannot build {spec.arch} with encoder {spec.encoder} and options "
-            f"{dict(spec.options)}: {error}"
+            f"{dict(spec.options)}: {error}.{hint}"
         ) from error
+    if isinstance(pretrained, str):
+        encoder: Any = model.encoder  # timm's model is inside the library's wrapper
+        check_weights(pretrained, encoder.model, parameter="train_segmenter.pretrained")
     _try_size(model, spec, inputs)
     return model
 
@@ -130,7 +135,7 @@ def _options(spec: SegmenterSpec, inputs: InputSpec, pretrained: bool | str) -> 
         if not spec.encoder.startswith("tu-"):
             raise ValueError("a weights file can be given for tu- encoders only")
         if not Path(pretrained).is_file():
-            raise ValueError(f"train_segmenter.pretrained: no file {pretrained}")
+            raise ValueError(f"train_segmenter.pretrained: {pretrained!r} does not exist")
         options["pretrained_cfg_overlay"] = {"file": pretrained, "custom_load": False}
     return options
 
@@ -141,7 +146,7 @@ def _try_size(model: nn.Module, spec: SegmenterSpec, inputs: InputSpec) -> None:
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, inputs.channels, *inputs.image_size))
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:
         stride = 2 * getattr(model.encoder, "output_stride", 16)
         valid = " x ".join(f"{_next(side, stride)}" for side in inputs.image_size)
         raise ModelError(

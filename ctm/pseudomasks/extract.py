@@ -63,7 +63,7 @@ def extract_pseudomasks(
             f"extract_pseudomasks.blocks is {config.blocks}, but the classifier has {depth} blocks: "
             f"choose 1 to {depth}, or null for all."
         )
-    model = model.to(device).eval()
+    model = model.to(device).eval().requires_grad_(False)  # relevance needs no gradient of the weights
     background = len(classes.tokens) if config.fill == "background" else None
     loader = make_loader(
         ShardDataset(split, inputs), batch_size=config.batch_size, shuffle=False, seed=0, workers=workers

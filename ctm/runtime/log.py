@@ -8,11 +8,11 @@ import sys
 __all__ = ["show_log"]
 
 
-def show_log(*, verbose: bool = False) -> None:
+def show_log() -> None:
     """Sends ctm's log to standard error, one plain line a message; other libraries only speak up from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ctm")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGE"]
 
+BRIEF = ("miou", "pixel_accuracy", "coverage")
+"""Scores of what the pseudo-masks are compared with."""
+
 
 class EvaluateStageConfig(Config):
     """What evaluate reads of params.yaml: everything, since the report shows it."""
@@ -56,6 +59,7 @@ def run(
     report: Path,
 ) -> Metrics:
     """Scores classifier, pseudo-masks, segmenter and what they are compared with; writes the report."""
+    from ctm.data.classes import check_same_classes
     from ctm.data.shards import ShardFolder
     from ctm.evaluation import page
     from ctm.evaluation.report import ReportData, render_report
@@ -69,8 +73,16 @@ def run(
     work: dict[str, Any] = {"device": device, "batch_size": config.evaluate.batch_size, "workers": context.workers}
     data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
     gated, classes, inputs = load_classifier(classifier)
-    small, _, _ = load_classifier(pruned)
-    network, _, network_inputs = load_segmenter(segmenter)
+    small, pruned_classes, _ = load_classifier(pruned)
+    network, segmenter_classes, network_inputs = load_segmenter(segmenter)
+    check_same_classes(
+        shards=data.classes,
+        classifier=classes,
+        pruned=pruned_classes,
+        pseudomasks=pseudo.classes,
+        segmenter=segmenter_classes,
+    )
+    histories = [read_history(folder / "history.csv") for folder in (classifier, segmenter)]
     val = data.split("val")
     shown = page.choose_samples(val, config.evaluate.panels)
     predictions: dict[int, NDArray[np.uint8]] = {}
@@ -87,7 +99,9 @@ def run(
     }
     if "train" in pseudo.splits:
         metrics["pseudomasks"]["train"]["compare"] = {
-            entry: _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
+            entry: dict.fromkeys(BRIEF)  # without truth there is nothing to compare by
+            if metrics["pseudomasks"]["train"]["miou"] is None
+            else _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
             for entry in config.evaluate.compare
         }
     panels = page.make_panels(
@@ -115,8 +129,8 @@ def run(
             per_class=page.class_rows(metrics, classes),
             panels=panels,
             gates=[[int(head in kept) for head in range(small.original_heads)] for kept in small.kept_heads],
-            classifier_history=read_history(classifier / "history.csv"),
-            segmenter_history=read_history(segmenter / "history.csv"),
+            classifier_history=histories[0],
+            segmenter_history=histories[1],
             configuration=config.model_dump(mode="json"),
             notes=page.notes(metrics),
             provenance=page.provenance(config.seed, models=(gated, small, network)),
@@ -162,7 +176,7 @@ def _compare(
         workers=workers,
     )
     scores = score_masks(masks, train, classes=data.classes)
-    return {name: scores[name] for name in ("miou", "pixel_accuracy", "coverage")}
+    return {name: scores[name] for name in BRIEF}
 
 
 def _keep(masks: Iterable[Mask], wanted: Container[int], *, kept: dict[int, NDArray[np.uint8]]) -> Iterator[Mask]:

@@ -26,6 +26,7 @@ class ExtractStageConfig(Config):
 
 def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: Path, pseudomasks: Path) -> Metrics:
     """Writes shards of masks whose keys are those of ``shards``; returns counts and coverage per split."""
+    from ctm.data.classes import check_same_classes
     from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
     from ctm.models.io import load_classifier
     from ctm.pseudomasks.extract import extract_pseudomasks
@@ -34,7 +35,8 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     settings = config.extract_pseudomasks
     data = ShardFolder.open(shards)
     model, classes, inputs = load_classifier(pruned)
-    entries, metrics = {}, {}
+    check_same_classes(shards=data.classes, pruned=classes)
+    entries, metrics = {}, Metrics()
     for name in settings.splits:
         split = data.split(name)
         masks = extract_pseudomasks(

@@ -25,6 +25,7 @@ def run(config: PruneHeadsStageConfig, context: Context, *, shards: Path, classi
     """
     import torch
 
+    from ctm.data.classes import check_same_classes
     from ctm.data.loaders import ShardDataset
     from ctm.data.shards import ShardFolder
     from ctm.errors import ModelError
@@ -34,7 +35,9 @@ def run(config: PruneHeadsStageConfig, context: Context, *, shards: Path, classi
 
     settings = config.prune_heads
     gated, classes, inputs = load_classifier(classifier)
-    data = ShardDataset(ShardFolder.open(shards).split("val"), inputs)
+    folder = ShardFolder.open(shards)
+    check_same_classes(shards=folder.classes, classifier=classes)
+    data = ShardDataset(folder.split("val"), inputs)
     images = torch.stack([data[i]["image"] for i in range(min(settings.check_images, len(data)))])
     device = pick_device(context.device)
     gated, images = gated.to(device), images.to(device)

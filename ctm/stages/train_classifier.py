@@ -23,11 +23,11 @@ class TrainClassifierStageConfig(Config):
 
 
 def run(config: TrainClassifierStageConfig, context: Context, *, shards: Path, classifier: Path) -> Metrics:
-    """Trains, writes the model with its gates and ``history.csv``; returns the last row of the history."""
+    """Trains, writes the model with its gates and ``history.csv``; returns the kept epoch's row of the history."""
     from ctm.data.shards import ShardFolder
     from ctm.models.io import save_classifier
     from ctm.training.classifier import train_classifier
-    from ctm.training.history import write_history
+    from ctm.training.history import kept_row, write_history
 
     data = ShardFolder.open(shards)
     model, inputs, history = train_classifier(
@@ -41,7 +41,7 @@ def run(config: TrainClassifierStageConfig, context: Context, *, shards: Path, c
     )
     save_classifier(classifier, model, classes=data.classes, inputs=inputs)
     write_history(classifier / "history.csv", history)
-    return dict(history[-1])
+    return kept_row(history, keep=config.train_classifier.keep, monitor="val_map")
 
 
 STAGE = Stage(

@@ -24,10 +24,10 @@ class TrainSegmenterStageConfig(Config):
 def run(
     config: TrainSegmenterStageConfig, context: Context, *, shards: Path, pseudomasks: Path, segmenter: Path
 ) -> Metrics:
-    """Trains, writes the model and ``history.csv``; returns the last row of the history."""
+    """Trains, writes the model and ``history.csv``; returns the kept epoch's row of the history."""
     from ctm.data.shards import ShardFolder
     from ctm.models.segmenter import save_segmenter
-    from ctm.training.history import write_history
+    from ctm.training.history import kept_row, write_history
     from ctm.training.segmenter import train_segmenter
 
     data = ShardFolder.open(shards)
@@ -43,7 +43,7 @@ def run(
     )
     save_segmenter(segmenter, model, spec, classes=data.classes, inputs=inputs)
     write_history(segmenter / "history.csv", history)
-    return dict(history[-1])
+    return kept_row(history, keep=settings.keep, monitor="val_pseudo_miou")
 
 
 STAGE = Stage(

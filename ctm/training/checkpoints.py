@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from ctm.errors import ArtifactError
 from ctm.runtime.outputs import staged_outputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = ["Checkpoints"]
-
-logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -34,10 +33,18 @@ class Checkpoints:
             fabric.save(staged["state"], state)
 
     def load(self, fabric: Fabric, name: str, state: dict[str, Any]) -> bool:
-        """Restores the state ``name`` into the objects of ``state`` in place; False if there is none."""
+        """Restores the state ``name`` into the objects of ``state`` in place; False if there is none.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
         path = self.folder / f"{name}.ckpt"
         if not path.is_file():
             return False
-        remainder = fabric.load(path, state, weights_only=True)
-        state.update(remainder)
+        try:
+            fabric.load(path, state, weights_only=True)
+        except (EOFError, KeyError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
+            raise ArtifactError(
+                f"{path}: damaged checkpoint ({type(error).__name__}). Remove it, or start anew with --resume never."
+            ) from error
         return True

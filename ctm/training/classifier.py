@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,13 +21,11 @@ from ctm.models.gates import HardConcreteGate
 from ctm.runtime.context import Context, Precision
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.device import setup_fabric, step_seed
+from ctm.training.device import GATE_STREAM, setup_fabric, step_seed
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.optimiser import build_optimiser
 
 __all__ = ["ClassifierTask", "train_classifier"]
-
-logger = logging.getLogger(__name__)
 
 
 class ClassifierTask:
@@ -47,7 +44,9 @@ class ClassifierTask:
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """The loss, and its parts: ``bce`` on masked class tokens, ``gates`` the expected number of open heads."""
         labels = batch["labels"]
-        gates = torch.Generator().manual_seed(step_seed(self._seed, progress.step))  # the same on every rank
+        gates = torch.Generator().manual_seed(
+            step_seed(self._seed, GATE_STREAM, progress.step)
+        )  # the same on every rank
         logits = model(batch["image"], labels, masking_ratio=self._config.masking_ratio, gate_generator=gates)
         bce = binary_cross_entropy_with_logits(logits.float(), labels.float())
         penalty: Tensor = model.gate_penalty()  # type: ignore[operator]

@@ -51,8 +51,8 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> TrainingConfig:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) is more than epochs ({self.epochs})")
         return self
 
 

@@ -11,7 +11,10 @@ from lightning_fabric import Fabric
 from ctm.errors import ModelError
 from ctm.runtime.context import Device, Precision
 
-__all__ = ["pick_device", "setup_fabric", "step_seed"]
+__all__ = ["GATE_STREAM", "STEP_STREAM", "pick_device", "setup_fabric", "step_seed"]
+
+STEP_STREAM, GATE_STREAM = 0, 1
+"""First numbers of the streams of ``step_seed``: what each rank draws for itself, and what all ranks share."""
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -18,7 +18,7 @@ from ctm.errors import ModelError
 from ctm.runtime.progress import track
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainingConfig
-from ctm.training.device import step_seed
+from ctm.training.device import STEP_STREAM, step_seed
 from ctm.training.optimiser import cosine_with_warmup
 
 __all__ = ["Batch", "Progress", "Task", "fit"]
@@ -113,8 +113,10 @@ def fit(
             state["best"] = score
             checkpoints.save(fabric, "best", {"model": wrapped})
         checkpoints.save(fabric, "last", state)
-    if config.keep == "best" and state["best"] > -math.inf:  # else no epoch of this run has a score
+    if config.keep == "best" and state["best"] > -math.inf:
         checkpoints.load(fabric, "best", {"model": wrapped})
+    elif config.keep == "best":
+        logger.warning("keep is best, but no epoch has a val_%s: the last epoch is kept", task.monitor)
     model.eval()
     return list(state["history"])
 
@@ -137,7 +139,7 @@ def _train_epoch(
     batches = len(loader)
     for number, batch in enumerate(track(loader, description=f"epoch {epoch + 1}/{config.epochs}", unit="batch")):
         step = epoch * steps_per_epoch + number // config.accumulate
-        torch.manual_seed(step_seed(seed, fabric.global_rank, epoch, number))  # dropout, drop path, masking
+        torch.manual_seed(step_seed(seed, STEP_STREAM, fabric.global_rank, epoch, number))  # dropout, masking
         group = min(config.accumulate, batches - number // config.accumulate * config.accumulate)
         stepping = (number + 1) % config.accumulate == 0 or number + 1 == batches
         with fabric.no_backward_sync(model, enabled=not stepping):

@@ -47,7 +47,7 @@ def build_optimiser(
 
 
 def cosine_with_warmup(optimiser: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Learning rates rise linearly over ``warmup_steps``, then fall on half a cosine to 0 at ``total_steps``."""
+    """Learning rates rise linearly to their peak over ``warmup_steps``, then fall on half a cosine to 0 at the end."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ctm.data.classes import IGNORE, ClassTable
+from ctm.data.classes import IGNORE, ClassTable, check_same_classes
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
@@ -66,12 +66,18 @@ def train_segmenter(
         The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch.
 
     Raises:
-        ArtifactError: there are no pseudo-masks of the train split.
+        ArtifactError: the pseudo-masks belong to other classes, lack the train split, or decide no pixel of it.
         ModelError: the segmenter cannot be built as asked, or the loss is not finite.
     """
+    check_same_classes(shards=data.classes, pseudomasks=pseudomasks.classes)
     if "train" not in pseudomasks.splits:
         raise ArtifactError(
             f"{pseudomasks.path} has no pseudo-masks of the train split: name it in extract_pseudomasks.splits."
+        )
+    if not pseudomasks.split("train").labels.any():
+        raise ArtifactError(
+            f"{pseudomasks.path}: no train image has a candidate class, so every pixel is ignored and there is nothing "
+            "to learn from. With extract_pseudomasks.label_source predicted, lower its threshold or train longer."
         )
     inputs = InputSpec(image_size, data.channels, data.scale, data.mean, data.std)
     spec = SegmenterSpec(training.arch, training.encoder, training.options)

@@ -126,7 +126,7 @@ BAD = {
     "empty split": (lambda r: (r / "splits" / "val.txt").write_text("\n"), "split 'val' is empty"),
     "two of one stem": (
         lambda r: shutil.copy(r / "images" / "a.jpg", r / "images" / "a.png"),
-        "'a.jpg' and 'a.png' have one name",
+        "'a.jpg' and 'a.png' get one key",
     ),
     "no image at all": (lambda r: [path.unlink() for path in (r / "images").iterdir()], "holds no image"),
     "unreadable image": (lambda r: (r / "images" / "a.jpg").write_bytes(b"no jpeg"), "a.jpg is no readable image"),

@@ -66,7 +66,7 @@ def test_architectures_are_built_by_name(arch: str, options: dict[str, Any]):
         ({"pretrained": "w.safetensors"}, "a weights file can be given for tu- encoders only"),
         (
             {"encoder": "tu-test_resnet", "pretrained": "w.safetensors"},
-            r"train_segmenter\.pretrained: no file w\.safet",
+            r"train_segmenter\.pretrained: 'w\.safetensors' does not exist",
         ),
     ],
 )

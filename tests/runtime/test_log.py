@@ -28,12 +28,6 @@ def test_a_message_is_one_plain_line_however_often_the_log_is_set_up(capsys: pyt
     assert (out, err) == ("", "epoch 3\n")
 
 
-def test_details_are_shown_on_demand(capsys: pytest.CaptureFixture[str]):
-    show_log(verbose=True)
-    logging.getLogger("ctm.data").debug("detail")
-    assert capsys.readouterr().err == "detail\n"
-
-
 def test_other_libraries_do_not_chatter(capsys: pytest.CaptureFixture[str]):
     show_log()
     logging.getLogger("timm").info("loading")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,16 @@ def test_a_wrong_setting_writes_nothing(
     with pytest.raises(error, match=message):
         pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, **settings))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_classifier_of_other_classes_is_refused(pipeline: Any, tiny_shards: ShardFolder, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_shards.path, other)
+    index = json.loads((other / "index.json").read_text())
+    index["classes"][0], index["classes"][1] = index["classes"][1], index["classes"][0]
+    for split in index["splits"].values():
+        split["labels"] = dict(split["labels"])
+    (other / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ArtifactError, match="pruned and shards were made for other classes"):
+        pipeline.run("extract_pseudomasks", tmp_path, shards=other)
+    assert not (tmp_path / "artifacts/pseudomasks").exists()

@@ -244,6 +244,6 @@ def test_a_ramp_rises_over_its_epochs_and_stays_at_one(step: int, epochs: float,
     assert Progress(step=step, steps_per_epoch=10).ramp(epochs) == pytest.approx(value)
 
 
-def test_warmup_must_end_before_training_does():
-    with pytest.raises(ValueError, match=r"warmup_epochs \(3\) must be less than epochs \(3\)"):
-        TrainingConfig(epochs=3, warmup_epochs=3)
+def test_warmup_cannot_outlast_the_training():
+    with pytest.raises(ValueError, match=r"warmup_epochs \(3\) is more than epochs \(2\)"):
+        TrainingConfig(epochs=2, warmup_epochs=3)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ctm.data.classes import IGNORE
 from ctm.data.config import DatasetConfig
@@ -60,6 +60,7 @@ class FolderReader:
         check_channels(config, self.channels)
         self._root = root
         self.classes = class_table(config.classes or _class_names(root / "classes.txt"), config)
+        _check_names(self.classes.names, root / "classes.txt")
         self._images = _images_by_key(root / "images")
         self._aliases = _aliases(self._images)
         self._labels = self._read_labels(root / "labels.csv")
@@ -183,6 +184,15 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
+def _check_names(names: Sequence[str], path: Path) -> None:
+    """Checks that the parameters' classes are those of ``classes.txt`` where there is one: masks follow the file."""
+    if path.is_file() and _class_names(path) != list(names):
+        raise DataError(
+            f"{path} and dataset.classes differ ({', '.join(_class_names(path)[:5])}, …; {', '.join(names[:5])}, …). "
+            "Set dataset.classes to null to take the file's."
+        )
+
+
 def _class_names(path: Path) -> list[str]:
     names = [line.strip() for line in _read_text(path).rstrip().splitlines()]
     if not all(names):
@@ -220,9 +230,7 @@ def _images_by_key(folder: Path) -> dict[str, Path]:
             continue
         key = safe_key(path.stem)
         if key in images:
-            raise DataError(
-                f"{folder}: {images[key].name!r} and {path.name!r} have one name without suffix ({key!r}); rename one"
-            )
+            raise DataError(f"{folder}: {images[key].name!r} and {path.name!r} get one key ({key!r}); rename one")
         images[key] = path
     if not images:
         raise DataError(f"{folder} holds no image (suffixes read: {', '.join(SUFFIXES)})")
@@ -255,6 +263,7 @@ def _read_photograph(path: Path) -> tuple[bytes, str, tuple[int, int]]:
             image.convert("RGB").save(buffer, format="PNG")
             return buffer.getvalue(), "png", image.size
     except UNREADABLE as error:
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"{path} is no readable image ({error}); replace the file or remove it from the lists"
+            f"{path} is no readable image ({reason}); replace the file or remove it from the lists"
         ) from error
