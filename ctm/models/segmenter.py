@@ -1,10 +1,9 @@
-"""The segmenter: an architecture of segmentation-models-pytorch by name, and its file format."""
+"""The segmenter: an architecture of segmentation-models-pytorch by name, built, written and read."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +12,15 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.errors import ArtifactError, CtmError, ModelError
+from ctm.errors import ModelError
+from ctm.models.folder import read_model, write_model
 from ctm.models.weights import DOWNLOAD_HINT, check_weights
 
 __all__ = ["SegmenterSpec", "build_segmenter", "load_segmenter", "save_segmenter"]
-
-FORMAT = 1
 
 OWN_ARGUMENTS = ("encoder_name", "encoder_weights", "in_channels", "classes")
 """Arguments of an architecture that are given by other parameters than ``options``."""
@@ -83,32 +80,21 @@ def build_segmenter(
 def save_segmenter(
     folder: Path, model: nn.Module, spec: SegmenterSpec, *, classes: ClassTable, inputs: InputSpec
 ) -> None:
-    """Writes ``model.safetensors`` and ``model.json``, from which the model is rebuilt without its first weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    about = {"format": FORMAT, "spec": asdict(spec), "classes": asdict(classes), "inputs": inputs.to_dict()}
-    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    """Writes a segmenter; see ``write_model``."""
+    write_model(folder, model, classes=classes, inputs=inputs, about={"spec": asdict(spec)})
 
 
 def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
-    """Reads a segmenter in eval mode, its classes, and what it does to a stored image.
+    """Rebuilds what ``save_segmenter`` wrote; see ``read_model``.
 
     Raises:
-        ArtifactError: a file is missing, damaged, or of another format.
+        ArtifactError: a file is missing, damaged, of another format, or the two do not belong together.
     """
-    try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}, this ctm reads {FORMAT}")
-        classes = ClassTable(tuple(about["classes"]["names"]), about["classes"]["background"])
-        inputs = InputSpec.from_dict(about["inputs"])
-        model = build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (CtmError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{folder}: no readable segmenter ({error}). Run the stage train-segmenter again."
-        ) from error
-    return model.eval(), classes, inputs
+
+    def build(about: Mapping[str, Any], classes: ClassTable, inputs: InputSpec) -> nn.Module:
+        return build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
+
+    return read_model(folder, build)
 
 
 def _architectures() -> list[str]:

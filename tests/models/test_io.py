@@ -85,7 +85,7 @@ DAMAGES = {
         (folder / "model.safetensors").read_bytes()[:-100]
     ),
     "no weights file at all": lambda folder: (folder / "model.safetensors").write_bytes(b"not tensors"),
-    "another version": lambda folder: edit(folder, version=99),
+    "another version": lambda folder: edit(folder, format=99),
     "another head count": lambda folder: edit(folder, kept_heads=[[0], [1], [2]]),
     "another class count": lambda folder: edit(folder, num_classes=4),
     "unknown parameter": lambda folder: edit(folder, model={"colour": "red"}),
@@ -104,5 +104,5 @@ def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damag
 
 
 def test_a_folder_that_does_not_exist_is_an_artifact_error(tmp_path: Path):
-    with pytest.raises(ArtifactError, match="holds no classifier"):
+    with pytest.raises(ArtifactError, match="nothing holds no readable model"):
         load_classifier(tmp_path / "nothing")
