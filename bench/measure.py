@@ -1,0 +1,56 @@
+"""Time and memory of functions that are compared with each other."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["median_seconds", "peak_megabytes"]
+
+MEGABYTE = 1_000_000
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or torch's profiler writes to standard error at every start and stop
+
+
+def median_seconds(functions: Sequence[Callable[[], object]], *, repeats: int) -> list[float]:
+    """Median seconds of each function over ``repeats`` rounds, in each of which every function runs once.
+
+    The rounds go through the functions alternately forwards and backwards, so that what slows the machine down for a
+    while slows down all of them. One more round before, not counted, warms up.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    gc.collect()
+    for turn in range(repeats + 1):
+        order = range(len(functions)) if turn % 2 else reversed(range(len(functions)))
+        for number in order:
+            start = perf_counter()
+            functions[number]()
+            seconds[number].append(perf_counter() - start)
+    return [median(times[1:]) for times in seconds]
+
+
+def peak_megabytes(function: Callable[[], object]) -> float:
+    """Most memory that torch's allocator on the CPU holds at once for ``function``, in MB, beside what it held before.
+
+    It is counted from every allocation and release, not sampled, so another process or the C library's own cache does
+    not change it. What the function returns is released after the count.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = function()
+    del result
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    changes: list[tuple[float, int]] = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
+    changes.sort(key=lambda change: change[0])  # stable: events of one instant stay in their order
+    return max(accumulate((size for _, size in changes), initial=0)) / MEGABYTE

@@ -1,0 +1,120 @@
+"""The bench's plain references compute what ctm computes, and its measuring tools measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from bench.__main__ import Row, Sizes, close, make_model, measured, nearest_everywhere, rows, two_or_three
+from bench.measure import median_seconds, peak_megabytes
+from bench.reference import (
+    assign_paper_by_pixels,
+    attention_maps_of_kept_matrices,
+    breadth_first,
+    mask_tokens_by_loops,
+    paint_by_pixels,
+    relevance_one_by_one,
+)
+from ctm.models.pruning import prune_heads
+from ctm.models.token_masking import mask_absent_tokens
+from ctm.pseudomasks.assign import assign_paper
+from ctm.pseudomasks.maps import attention_maps, relevance_maps
+
+TINY = Sizes(channels=2, image=16, patch=4, classes=5, depth=3, width=24, heads=4, batch=3)
+IMAGES = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny work on a busy machine a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
+def test_masking_by_loops_makes_the_same_draws(ratio: float):
+    tokens, present = torch.randn(6, 5, 4), torch.rand(6, 5) < 0.3
+    ours, theirs = (
+        mask(tokens, present, ratio, torch.Generator().manual_seed(1))
+        for mask in (mask_absent_tokens, mask_tokens_by_loops)
+    )
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("closed", [0, 2])
+def test_kept_matrices_give_the_same_attention_maps_gated_and_pruned(closed: int):
+    model = make_model(TINY, closed=closed)
+    for chosen in (model, prune_heads(model)):
+        assert close(attention_maps_of_kept_matrices(chosen, IMAGES), attention_maps(chosen, IMAGES))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_relevance_one_by_one_gives_the_batched_maps(blocks: int):
+    model, candidates = make_model(TINY, closed=1), two_or_three(TINY)
+    theirs = relevance_one_by_one(model, IMAGES, candidates, blocks)
+    assert theirs[candidates].flatten(1).any(dim=1).all()
+    assert close(theirs, relevance_maps(model, IMAGES, candidates, blocks)[0])
+
+
+def test_assignment_by_pixels_paints_the_same_and_fills_with_a_nearest_value():
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(10):
+        maps, probabilities = torch.rand(4, 3, 2, generator=generator), torch.rand(4, generator=generator)
+        candidates = torch.tensor([True, False, True, True])
+        arguments = maps**3, probabilities, candidates, (13, 9)
+        painted = paint_by_pixels(*arguments)
+        np.testing.assert_array_equal(painted, assign_paper(*arguments, "ignore"))
+        assert (painted == 255).any()
+        assert nearest_everywhere(painted, assign_paper_by_pixels(*arguments))
+        assert nearest_everywhere(painted, assign_paper(*arguments, "nearest"))
+
+
+def test_the_check_of_the_fill_sees_a_value_that_is_not_nearest():
+    painted = np.array([[0, 255, 255, 255, 1]], dtype=np.uint8)
+    assert breadth_first(painted, painted != 255)[1].tolist() == [[0, 1, 2, 1, 0]]
+    assert nearest_everywhere(painted, np.array([[0, 0, 0, 1, 1]], dtype=np.uint8))
+    assert nearest_everywhere(painted, np.array([[0, 0, 1, 1, 1]], dtype=np.uint8))
+    assert not nearest_everywhere(painted, np.array([[0, 1, 1, 1, 1]], dtype=np.uint8))
+    assert not nearest_everywhere(painted, np.array([[1, 0, 0, 1, 1]], dtype=np.uint8))
+
+
+def test_every_row_of_the_table_agrees_and_is_measured():
+    lines = [measured(row, repeats=1) for row in rows(TINY)]
+    assert len(lines) == 10
+    assert all(" ms" in line for line in lines)
+
+
+def test_a_row_whose_sides_disagree_ends_the_bench():
+    row = Row("wrong", lambda: torch.ones(2), lambda: torch.zeros(2), close)
+    with pytest.raises(SystemExit, match="error: wrong"):
+        measured(row, repeats=1)
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    def at_once() -> torch.Tensor:
+        return torch.stack([torch.ones(250_000) for _ in range(4)])  # 4 MB in parts, and 4 MB
+
+    def in_turn() -> float:
+        return sum(float(torch.ones(250_000).sum()) for _ in range(4))
+
+    assert peak_megabytes(at_once) == pytest.approx(8, rel=0.01)
+    assert peak_megabytes(in_turn) == pytest.approx(1, rel=0.01)
+
+
+def test_the_median_leaves_out_the_first_run():
+    runs: list[int] = []
+
+    def slow_at_first() -> None:
+        runs.append(0)
+        time.sleep(0.3 if len(runs) == 1 else 0.01)
+
+    slow, fast = median_seconds([slow_at_first, lambda: None], repeats=3)
+    assert 0.01 <= slow < 0.3
+    assert fast < slow
+    assert len(runs) == 4
