@@ -147,6 +147,10 @@ def test_the_last_override_wins(demo: Path):
             "model.image_size: Input should be a valid integer, got a number with a fractional part",
         ),
         ("model.image_size=[32, 4.5]", "model.image_size: Input should be a valid integer"),
+        ("train_classifier.lr=.inf", "train_classifier.lr: Input should be a finite number"),
+        ("extract_pseudomasks.fill=background", "fill is background, but dataset.background names no class"),
+        ("dataset.background=Water", "fill is nearest, which would never paint dataset.background 'Water'"),
+        ("train_classifier.betas=[0.9]", "train_classifier.betas: Field required"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (found -1)"),
     ],
 )

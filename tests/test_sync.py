@@ -97,3 +97,9 @@ def test_dvc_itself_reads_the_file_and_the_parameters(tmp_path: Path):
     assert len(edges) == len(
         {(s.stage, name) for name, e in STAGES.items() for s in e.inputs.values() if isinstance(s, Ref)}
     )
+
+
+def test_a_raw_folder_with_a_space_in_its_name_stays_one_argument():
+    command = yaml.safe_load(dvc_yaml(STAGES.values()))["stages"]["preprocess"]["cmd"]
+    arguments = shlex.split(command.replace("${dataset.root}", "data/my images"))
+    assert arguments[arguments.index("--raw") + 1] == "data/my images"

@@ -203,3 +203,9 @@ def test_reads_real_photographs(config: DatasetConfig) -> None:
         shown = set(np.unique(sample.mask).tolist()) - {255}
         assert shown <= set(sample.labels), "every class in a mask is among the image's labels"
         assert decode_image(sample.image, sample.extension).shape == (3, sample.height, sample.width)
+
+
+def test_class_names_of_the_parameters_must_be_those_of_the_file(folder: Path, config: DatasetConfig):
+    swapped = config.model_copy(update={"classes": ("cow", "grass", "sky")})
+    with pytest.raises(DataError, match=r"classes\.txt and dataset\.classes differ .*Set dataset\.classes to null"):
+        open_dataset(swapped, folder)
