@@ -192,14 +192,14 @@ def test_a_folder_that_no_stage_wrote_is_never_replaced():
     assert Path("out/result/thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("place", ["raw", "raw/inside", ".", "text"])
-def test_an_output_that_overlaps_an_input_is_refused(place: str):
+@pytest.mark.parametrize("target", ["raw", "raw/inside", ".", "text"])
+def test_an_output_that_overlaps_an_input_is_refused(target: str):
     with pytest.raises(ArtifactError, match=r"--result .* overlaps --(raw|text) "):
         execute(
             STAGE,
             CountConfig(),
             inputs={"raw": Path("raw"), "text": Path("text")},
-            outputs={"result": Path(place), "page": Path("out/page.html")},
+            outputs={"result": Path(target), "page": Path("out/page.html")},
             options=RunOptions(metrics=Path("metrics/repeat_text.json"), checkpoints=Path("ckpt")),
         )
     assert Path("raw/a").read_text() == "1"
