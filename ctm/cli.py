@@ -38,7 +38,6 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter (train_classifier.epochs=3); repeatable."),
 ]
 
-
 Resume = Literal["auto", "never"]
 
 

@@ -54,7 +54,8 @@ def execute(
     the run's fingerprint, so that a run with other code, parameters or inputs never resumes from them.
 
     Raises:
-        ArtifactError: an input that another stage should have written is missing.
+        ArtifactError: an input that another stage should have written is missing, or an output would replace an input
+            or a folder that ctm did not write.
         CtmError: whatever the stage finds wrong.
     """
     started = datetime.now(UTC)
@@ -64,7 +65,8 @@ def execute(
     _check_places(inputs, written)
     digests = {name: _digest_input(stage, name, path) for name, path in inputs.items()}
     settings = config.model_dump(mode="json")
-    identity = fingerprint(stage, settings, digests | _digest_weights(config))
+    weights = _digest_weights(config)
+    identity = fingerprint(stage, settings, digests | weights)
     checkpoints = options.checkpoints / stage.name / identity[:16]
     context = Context(device=options.device, workers=options.workers, checkpoints=checkpoints, resume=options.resume)
     logger.info("%s: %s", stage.command, stage.summary)
@@ -77,6 +79,7 @@ def execute(
             "fingerprint": identity,
             "config": settings,
             "inputs": {name: {"path": str(path), "sha256": digests[name]} for name, path in inputs.items()},
+            "pretrained": weights,
             "outputs": {
                 name: {"path": str(path), "sha256": digest_artifact(staged[name])} for name, path in outputs.items()
             },
@@ -120,7 +123,7 @@ def _digest_weights(config: Config) -> dict[str, str]:
     """The digest of each file of pretrained weights that the parameters name."""
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     files = {name: getattr(section, "weights_file", None) for name, section in sections.items()}
-    return {f"{name}.pretrained": digest_artifact(file) for name, file in files.items() if file and file.is_file()}
+    return {name: digest_artifact(file) for name, file in files.items() if file and file.is_file()}
 
 
 def _digest_input(stage: Stage, name: str, path: Path) -> str:

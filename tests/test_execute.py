@@ -62,10 +62,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def go(*, times: int = 2, fail: bool = False, resume: bool = True) -> Metrics:
+def go(config: CountConfig | None = None, *, times: int = 2, fail: bool = False, resume: bool = True) -> Metrics:
     return execute(
         STAGE,
-        CountConfig(times=times, fail=fail),
+        config or CountConfig(times=times, fail=fail),
         inputs={"raw": Path("raw"), "text": Path("text")},
         outputs={"result": Path("out/result"), "page": Path("out/page.html")},
         options=RunOptions(metrics=Path("metrics/repeat_text.json"), checkpoints=Path("ckpt"), resume=resume),
@@ -204,3 +204,24 @@ def test_an_output_that_overlaps_an_input_is_refused(target: str):
         )
     assert Path("raw/a").read_text() == "1"
     assert Path("text").read_text() == "ab"
+
+
+def test_weights_that_change_under_one_name_make_another_run():
+    class Start(Config):
+        pretrained: str = "vit.safetensors"
+
+        @property
+        def weights_file(self) -> Path:
+            return Path(self.pretrained)
+
+    class StartConfig(CountConfig):
+        model: Start = Start()
+
+    found = []
+    for content in ("one", "two", "two"):
+        Path("vit.safetensors").write_text(content)
+        go(StartConfig())
+        found.append(manifest())
+    assert found[0]["fingerprint"] != found[1]["fingerprint"]
+    assert found[1]["fingerprint"] == found[2]["fingerprint"]
+    assert found[2]["pretrained"] == {"model": digest_artifact(Path("vit.safetensors"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -52,6 +53,11 @@ class ModelConfig(Config):
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return height_width(self.image_size)
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The local file of pretrained weights, if one is named."""
+        return Path(self.pretrained) if isinstance(self.pretrained, str) else None
 
 
 class GatesConfig(Config):
