@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -42,8 +41,6 @@ __all__ = [
     "SplitIndex",
     "write_index",
 ]
-
-logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 TRUTH = "mask.png"

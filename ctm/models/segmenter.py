@@ -56,11 +56,12 @@ def build_segmenter(
         raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(_architectures())}.")
     _check_options(spec)
     hint = f" {DOWNLOAD_HINT}" if pretrained is True else ""
+    published = True if spec.encoder.startswith("tu-") else "imagenet"  # timm's encoders have no choice of weights
     try:
         model: nn.Module = smp.create_model(
             spec.arch,
             encoder_name=spec.encoder,
-            encoder_weights=("imagenet", True)[spec.encoder.startswith("tu-")] if pretrained else None,
+            encoder_weights=published if pretrained else None,
             in_channels=inputs.channels,
             classes=num_classes,
             **_options(spec, inputs, pretrained),

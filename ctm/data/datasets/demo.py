@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from ctm.data.datasets.dfc2020 import BANDS, FULL_SCALE, LOWEST_DB, SEASONS, load_rasterio
 from ctm.errors import DataError
+from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.progress import track
 
 __all__ = ["DFC_IDS", "MARKER", "write_demo"]
@@ -62,15 +61,9 @@ def write_demo(root: Path, *, train: int = 800, val: int = 200, size: int = 64, 
         return
     if root.exists() and not marker.is_file() and any(root.iterdir()):
         raise DataError(f"{root} holds files that are no demo data set; choose another folder or empty it")
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    try:
-        _write_scenes(partial, {"train": train, "val": val}, size=size, seed=seed)
-        (partial / MARKER).write_text(settings, encoding="utf-8")
-        if root.exists():
-            shutil.rmtree(root)
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with staged_outputs({"demo": root}) as staged:
+        _write_scenes(staged["demo"], {"train": train, "val": val}, size=size, seed=seed)
+        (staged["demo"] / MARKER).write_text(settings, encoding="utf-8")
 
 
 def _write_scenes(root: Path, counts: Mapping[str, int], *, size: int, seed: int) -> None:
