@@ -13,7 +13,7 @@ help:  ## Show the commands
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch is large: some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[geo,train,dvc,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,train,dvc,test]'
 	@touch $@
 
 install: $(INSTALLED)  ## Make .venv and install ctm with all that the commands below need

@@ -15,10 +15,10 @@ import ctm
 from ctm.errors import CtmError, ParamsError
 from ctm.execute import RunOptions, execute
 from ctm.params import load_params, load_preset, read_config, stage_config, to_yaml
-from ctm.runtime.context import Device
+from ctm.runtime.context import Device, available_cores
 from ctm.runtime.log import show_log
 from ctm.runtime.outputs import write_text
-from ctm.stage import Source, Stage
+from ctm.stage import Profile, Source, Stage
 from ctm.stages import STAGES
 from ctm.sync import dvc_yaml
 
@@ -38,6 +38,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter (train_classifier.epochs=3); repeatable."),
 ]
 
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read and decode images.")]
+
 Resume = Literal["auto", "never"]
 
 
@@ -51,7 +53,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "ctm":
             raise
-        sys.exit(f"error: this command needs {error.name}, which is not installed: pip install 'ctm[train,geo]'")
+        sys.exit(f"error: this command needs {error.name}, which is not installed: pip install 'ctm[train,data]'")
 
 
 def _message(error: Exception) -> str:
@@ -133,14 +135,41 @@ def demo_data(
 
 
 @app.command(rich_help_panel="Data")
+def check_data(
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006
+    raw: Annotated[str | None, typer.Option("--raw", help="Raw data; dataset.root where it is left out.")] = None,
+    workers: Workers = available_cores(),  # noqa: B008
+) -> None:
+    """Read and check every file of the raw data and write nothing; exit code 1 if preprocess would fail."""
+    from ctm.data.check import check_dataset
+    from ctm.data.datasets import open_dataset
+    from ctm.data.findings import all_problems, findings_lines
+    from ctm.runtime.storage import open_tree
+
+    chosen = load_params(params, overrides)
+    tree = open_tree(raw or chosen.dataset.root)
+    dataset = open_dataset(chosen.dataset, tree)
+    found = check_dataset(dataset, tree, workers=workers)
+    typer.echo(f"{chosen.dataset.format} in {tree.uri}")
+    typer.echo("\n".join(findings_lines(dataset, found, listed=None)))
+    if chosen.preprocess.on_error == "fail" and all_problems(dataset, found):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Data")
 def unpack(
     artifact: Annotated[Path, typer.Argument(help="Folder of shards or of pseudo-masks.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write the PNG files to.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the files.")],
+    format: Annotated[
+        Literal["png", "geotiff"],
+        typer.Option("--format", help="png: palette images; geotiff: with the images' CRS and transform."),
+    ] = "png",
 ) -> None:
-    """Write every mask of an artifact as a palette PNG that any viewer shows."""
-    from ctm.data.unpack import write_palette_pngs
+    """Write every mask of an artifact as a file that any viewer shows, or that any GIS puts in its place."""
+    from ctm.data.unpack import write_masks
 
-    typer.echo(f"wrote {write_palette_pngs(artifact, folder)} masks to {folder}")
+    typer.echo(f"wrote {write_masks(artifact, folder, format=format)} masks to {folder}")
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
@@ -184,12 +213,13 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
         )
 
     sections = ", ".join(stage.config.model_fields)
+    workers = available_cores() if stage.profile is Profile.CPU else 0
     inputs = [
         option(
             name,
-            Path,
+            str if isinstance(source, Source) else Path,
             inspect.Parameter.empty,
-            help=f"Raw data; parameter {source.param} of the pipeline."
+            help=f"Raw data: a folder or s3://bucket/prefix; parameter {source.param} of the pipeline."
             if isinstance(source, Source)
             else f"Output {source.port} of {source.stage.replace('_', '-')}.",
         )
@@ -207,7 +237,7 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
         option("overrides", list[str], [], flag="set", metavar="NAME=VALUE", help="Override a parameter; repeatable."),
         option("config", str | None, None, metavar="JSON", help="The stage's sections as JSON instead of --params."),
         option("device", Device, "auto", help="Where to run; auto takes the GPU where there is one."),
-        option("workers", int, 0, help="Processes that decode images; 0 decodes in the loop itself.", min=0),
+        option("workers", int, workers, help="Processes that decode images; 0: the stage's own.", min=0),
         option("checkpoints", Path, Path(".ctm/checkpoints"), help="Folder for the state of unfinished trainings."),
         option(
             "resume", Resume, "auto", help="auto continues an interrupted run of the very same stage, code and inputs."

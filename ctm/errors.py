@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactError", "CtmError", "DataError", "ModelError", "ParamsError"]
+__all__ = ["ArtifactError", "CtmError", "DataError", "ModelError", "ParamsError", "StorageError"]
 
 
 class CtmError(Exception):
@@ -15,6 +15,10 @@ class ParamsError(CtmError):
 
 class DataError(CtmError):
     """Raw data are missing, unreadable or inconsistent."""
+
+
+class StorageError(CtmError):
+    """The place where data lie cannot be reached or refuses access; the data themselves may be in order."""
 
 
 class ArtifactError(CtmError):

@@ -17,9 +17,10 @@ import ctm
 from ctm.errors import ArtifactError
 from ctm.fingerprint import fingerprint, library_versions
 from ctm.runtime.context import Context, Device
-from ctm.runtime.digest import digest_artifact, digest_listing
+from ctm.runtime.digest import digest_artifact
 from ctm.runtime.outputs import remove, staged_outputs
-from ctm.stage import Config, Metrics, Ref, Stage
+from ctm.runtime.storage import Tree, is_remote, listing_digest, open_tree
+from ctm.stage import Config, Metrics, Source, Stage
 
 __all__ = ["RunOptions", "execute", "manifest_path"]
 
@@ -44,11 +45,13 @@ def execute(
     stage: Stage,
     config: Config,
     *,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | str],
     outputs: Mapping[str, Path],
     options: RunOptions,
 ) -> Metrics:
     """Runs ``stage`` and returns its metrics.
+
+    An input from outside the pipeline, a path or URI, is handed to the stage as a ``Tree``, others as paths.
 
     Outputs, metrics and manifest appear only after the stage has ended well; checkpoints are kept in a folder named by
     the run's fingerprint, so that a run with other code, parameters or inputs never resumes from them.
@@ -56,6 +59,7 @@ def execute(
     Raises:
         ArtifactError: an input that another stage should have written is missing, or an output would replace an input
             or a folder that ctm did not write.
+        StorageError: an input from outside the pipeline cannot be reached.
         CtmError: whatever the stage finds wrong.
     """
     started = datetime.now(UTC)
@@ -63,7 +67,8 @@ def execute(
     manifest_file = manifest_path(options.metrics)
     written = {**outputs, "metrics": options.metrics, "manifest": manifest_file}
     _check_places(inputs, written)
-    digests = {name: _digest_input(stage, name, path) for name, path in inputs.items()}
+    opened = {name: _open_input(stage, name, place) for name, place in inputs.items()}
+    digests = {name: _digest_input(source) for name, source in opened.items()}
     settings = config.model_dump(mode="json")
     weights = _digest_weights(config)
     identity = fingerprint(stage, settings, digests | weights)
@@ -71,7 +76,7 @@ def execute(
     context = Context(device=options.device, workers=options.workers, checkpoints=checkpoints, resume=options.resume)
     logger.info("%s: %s", stage.command, stage.summary)
     with staged_outputs(written) as staged:
-        metrics = stage.run(config, context, **inputs, **{name: staged[name] for name in outputs})
+        metrics = stage.run(config, context, **opened, **{name: staged[name] for name in outputs})
         manifest = {
             "stage": stage.name,
             "ctm": ctm.__version__,
@@ -88,6 +93,7 @@ def execute(
             "host": platform.node(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - clock, 1),
+            "skipped": context.skipped,
             "timings": context.timings,
         }
         staged["metrics"].write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -103,9 +109,10 @@ def manifest_path(metrics: Path) -> Path:
     return metrics.with_suffix(".manifest.json")
 
 
-def _check_places(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+def _check_places(inputs: Mapping[str, Path | str], outputs: Mapping[str, Path]) -> None:
     """Refuses to write where something would be lost: into an input, another output, or what ctm did not write."""
-    taken = {f"--{name.replace('_', '-')}": path.resolve() for name, path in inputs.items()}
+    local = {name: Path(place) for name, place in inputs.items() if not is_remote(str(place))}
+    taken = {f"--{name.replace('_', '-')}": path.resolve() for name, path in local.items()}
     for name, path in outputs.items():
         option, place = f"--{name.replace('_', '-')}", path.resolve()
         for other, used in taken.items():
@@ -126,16 +133,21 @@ def _digest_weights(config: Config) -> dict[str, str]:
     return {name: digest_artifact(file) for name, file in files.items() if file and file.is_file()}
 
 
-def _digest_input(stage: Stage, name: str, path: Path) -> str:
+def _open_input(stage: Stage, name: str, place: Path | str) -> Path | Tree:
     source = stage.inputs[name]
-    if not isinstance(source, Ref):
-        return digest_listing(path)  # a missing folder is the data set reader's to report
+    if isinstance(source, Source):
+        return open_tree(str(place))
+    path = Path(place)
     if not path.exists():
         raise ArtifactError(
             f"{stage.command}: input --{name} {path} is missing. It is written by the stage "
             f"{source.stage.replace('_', '-')}: run that first, or `dvc repro {stage.name}`, which runs what is needed."
         )
-    return digest_artifact(path)
+    return path
+
+
+def _digest_input(source: Path | Tree) -> str:
+    return digest_artifact(source) if isinstance(source, Path) else listing_digest(source)
 
 
 def _git_revision() -> dict[str, Any] | None:

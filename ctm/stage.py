@@ -43,7 +43,10 @@ class Profile(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """An input from outside the pipeline: the path or URI in parameter ``param``, such as ``dataset.root``."""
+    """An input from outside the pipeline: the path or URI in parameter ``param``, such as ``dataset.root``.
+
+    The stage gets it as a ``ctm.runtime.storage.Tree``.
+    """
 
     param: str
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from ctm.data.shards import ShardFolder, ShardWriter, write_index
+from ctm.data.shard_index import write_index
+from ctm.data.shard_writer import ShardWriter
+from ctm.data.shards import ShardFolder
 from ctm.execute import RunOptions, execute, manifest_path
 from ctm.params import Params, load_preset, stage_config
 from ctm.stage import Source

@@ -158,7 +158,8 @@ def test_a_stage_takes_its_sections_as_json_with_whole_floats(place: Path, demo_
     succeed("preprocess", "--raw", demo_raw, "--config", json.dumps(config))
     assert len(ShardFolder.open(place / "artifacts/shards").split("train")) == 24
     assert json.loads((place / "metrics/preprocess.manifest.json").read_text())["config"]["preprocess"] == {
-        "shard_mb": 1
+        "shard_mb": 1,
+        "on_error": "fail",
     }
 
 
@@ -177,7 +178,7 @@ def test_wrong_json_is_refused(config: str, message: str):
 
 def test_paths_and_overrides_go_where_they_are_told(place: Path, demo_raw: Path):
     succeed("init", "demo", "--output", "p.yaml")
-    outputs = ["--shards", "here/shards", "--metrics", "there/numbers.json"]
+    outputs = ["--shards", "here/shards", "--contact-sheet", "here/sheet.png", "--metrics", "there/numbers.json"]
     succeed("preprocess", "--raw", demo_raw, "--params", "p.yaml", "--set", "dataset.min_label_fraction=0.3", *outputs)
     made = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
     assert made == {"p.yaml", "here", "there"}
@@ -229,7 +230,7 @@ def mask_of_another_size(root: Path) -> None:
     [
         (no_such_folder, ["raw does not exist", "dataset.root"]),
         (unreadable_image, ["_s2_0_p5.tif"]),
-        (mask_of_another_size, ["_s2_0_p4.tif", "differ in size", "'dfc': (16, 32)"]),
+        (mask_of_another_size, ["_s2_0_p4.tif", "differ in size", "(16, 32) (dfc)"]),
     ],
 )
 def test_spoilt_data_give_one_error_and_no_output(demo_copy: Path, spoil: Callable[[Path], None], words: list[str]):

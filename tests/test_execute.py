@@ -13,7 +13,8 @@ import pytest
 from ctm.errors import ArtifactError, DataError
 from ctm.execute import RunOptions, execute, manifest_path
 from ctm.runtime.context import Context
-from ctm.runtime.digest import digest_artifact, digest_listing
+from ctm.runtime.digest import digest_artifact
+from ctm.runtime.storage import Tree, listing_digest, open_tree
 from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Source, Stage
 
 
@@ -26,7 +27,7 @@ class CountConfig(Config):
     """Whether the run ends in an error."""
 
 
-def run(config: CountConfig, context: Context, *, raw: Path, text: Path, result: Path, page: Path) -> Metrics:
+def run(config: CountConfig, context: Context, *, raw: Tree, text: Path, result: Path, page: Path) -> Metrics:
     context.checkpoints.mkdir(parents=True, exist_ok=True)
     seen = context.checkpoints / "runs"
     runs = len(seen.read_text()) if context.resume and seen.exists() else 0
@@ -34,7 +35,7 @@ def run(config: CountConfig, context: Context, *, raw: Path, text: Path, result:
     result.mkdir()
     (result / "index.json").write_text("{}")  # every folder that a stage writes has one, or a model.json
     (result / "text").write_text(text.read_text() * config.times)
-    page.write_text(f"{len(list(raw.iterdir()))} files")
+    page.write_text(f"{len(raw.files)} files")
     context.timings["writing"] = 0.25
     if config.fail:
         raise DataError(f"failed in run {runs + 1}")
@@ -102,7 +103,7 @@ def test_the_manifest_tells_what_the_run_was_made_of():
     assert re.fullmatch("[0-9a-f]{64}", found["fingerprint"])
     assert found["config"] == {"times": 3, "fail": False}
     assert found["inputs"] == {
-        "raw": {"path": "raw", "sha256": digest_listing(Path("raw"))},
+        "raw": {"path": "raw", "sha256": listing_digest(open_tree("raw"))},
         "text": {"path": "text", "sha256": digest_artifact(Path("text"))},
     }
     assert found["outputs"]["result"] == {"path": "out/result", "sha256": digest_artifact(Path("out/result"))}

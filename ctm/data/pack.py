@@ -3,146 +3,197 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ctm.data.datasets.reader import Reader
-from ctm.data.sample import Sample, decode_image, encode_mask
-from ctm.data.shards import TRUTH, ShardIndex, ShardWriter, SplitIndex, write_index
-from ctm.errors import ParamsError
+from ctm.data.config import PreprocessConfig
+from ctm.data.datasets.reader import Problem, RawDataset
+from ctm.data.decoding import Decoded, decode_entries
+from ctm.data.findings import SplitFindings
+from ctm.data.journal import Journal, SplitJournal
+from ctm.data.shard_index import ShardIndex, SplitIndex, write_index
+from ctm.data.shard_writer import Finished, ShardWriter
+from ctm.data.statistics import ChannelStatistics
+from ctm.errors import ArtifactError, DataError, ParamsError
+from ctm.runtime.outputs import remove
 from ctm.runtime.progress import track
-from ctm.stage import Metrics
+from ctm.runtime.storage import Tree, listing_digest
 
-__all__ = ["write_dataset_shards"]
+__all__ = ["Packing", "write_dataset_shards"]
 
 logger = logging.getLogger(__name__)
 
+Normalise = Literal["none", "imagenet", "statistics"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SKIP_HINT = "; `ctm check-data` lists every such file, and preprocess.on_error: skip leaves them out"
 
 
-def write_dataset_shards(
-    reader: Reader, folder: Path, *, normalise: Literal["none", "imagenet", "statistics"], shard_mb: int
-) -> Metrics:
-    """Writes all splits of a raw data set as shards, one sample in memory at a time.
+@dataclass(frozen=True)
+class Packing:
+    """How shards are written, and where a broken-off run finds what it had finished.
+
+    Attributes:
+        normalise: none, ImageNet's RGB mean and deviation, or those of the scaled pixels of the train split.
+        settings: section ``preprocess`` of the parameters.
+        workers: processes that read and decode; with 0 or 1 this one does.
+        progress: folder outside the output for shards in the making; moved to the output when all are written.
+        resume: go on behind the last shard that an interrupted run had finished there.
+    """
+
+    normalise: Normalise
+    settings: PreprocessConfig
+    workers: int
+    progress: Path
+    resume: bool
+
+
+def write_dataset_shards(dataset: RawDataset, tree: Tree, folder: Path, packing: Packing) -> dict[str, SplitFindings]:
+    """Writes all splits of a raw data set as shards; the same bytes for any number of workers, interrupted or not.
 
     Args:
-        reader: the raw data set.
-        folder: where the shards go.
-        normalise: none, ImageNet's RGB mean and deviation, or those of the scaled pixels of the train split.
-        shard_mb: size at which a shard is closed, in megabytes.
+        dataset: the raw data set.
+        tree: where its files lie.
+        folder: where the shards go; it must not exist.
+        packing: how.
 
     Returns:
-        Counts of each split: samples, samples with truth, mean labels a sample, and samples of each class.
+        What was found in each split.
 
     Raises:
-        DataError: a sample is unreadable or inconsistent; no ``index.json`` is written then.
+        DataError: a file cannot be used, and ``on_error`` is ``fail``; ``folder`` does not exist then.
         ParamsError: ImageNet's three channels are asked of images with another number.
+        StorageError: the files cannot be reached any more; finished shards are kept.
     """
-    if normalise == "imagenet" and reader.channels != len(IMAGENET_MEAN):
+    if packing.normalise == "imagenet" and dataset.channels != len(IMAGENET_MEAN):
         raise ParamsError(
-            f"dataset.normalise 'imagenet' needs 3 channels, the images have {reader.channels}; use 'statistics'"
+            f"dataset.normalise 'imagenet' needs 3 channels, the images have {dataset.channels}; use 'statistics'"
         )
-    statistics = _ChannelStatistics(reader.channels)
-    entries: dict[str, SplitIndex] = {}
-    metrics: Metrics = {}
-    for split, keys in reader.splits().items():
-        with_truth = 0
-        with ShardWriter(folder, split, classes=reader.classes, shard_mb=shard_mb) as writer:
-            for sample in _samples(reader, split, keys):
-                writer.add(sample.key, _members(sample), labels=sample.labels, height=sample.height, width=sample.width)
-                with_truth += sample.mask is not None
-                if normalise == "statistics" and split == "train":
-                    statistics.update(decode_image(sample.image, sample.extension) * reader.scale)
-        entries[split] = writer.entry
-        metrics[split] = _counts(writer.entry, with_truth=with_truth)
-        _warn_of_missing_classes(split, writer.entry)
+    if packing.settings.on_error == "fail" and dataset.problems:
+        raise DataError(dataset.problems[0].message + SKIP_HINT)
+    job = _Job(dataset, tree, packing)
+    try:
+        entries = job.run()
+    except ArtifactError as error:
+        logger.warning("%s: beginning anew", error)
+        job = _Job(dataset, tree, packing, fresh=True)
+        entries = job.run()
+    except BaseException as error:
+        if isinstance(error, DataError) or not job.has_finished_shards:
+            remove(packing.progress)  # the same data would fail again, and other data make other shards
+        raise
     mean, std = {
         "none": (None, None),
         "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-        "statistics": (statistics.mean, statistics.std),
-    }[normalise]
+        "statistics": (job.statistics.mean, job.statistics.std),
+    }[packing.normalise]
     index = ShardIndex(
         kind="images",
-        classes=reader.classes.names,
-        background=reader.classes.background,
-        channels=reader.channels,
-        scale=reader.scale,
-        normalise=normalise,
+        classes=dataset.classes.names,
+        background=dataset.classes.background,
+        channels=dataset.channels,
+        scale=dataset.scale,
+        normalise=packing.normalise,
         mean=mean,
         std=std,
         splits=entries,
     )
+    _move(job.folder, folder)
     write_index(folder, index)
-    return metrics
+    return {name: split.findings for name, split in job.journal.splits.items()}
 
 
-def _samples(reader: Reader, split: str, keys: Sequence[str]) -> Iterable[Sample]:
-    for key in track(keys, description=f"shards of {split}", total=len(keys)):
-        yield reader.read(split, key)
+class _Job:
+    """The writing of one data set, whose journal is saved whenever a shard is closed."""
 
-
-def _members(sample: Sample) -> dict[str, bytes]:
-    members = {sample.extension: sample.image}
-    if sample.mask is not None:
-        members[TRUTH] = encode_mask(sample.mask)
-    return members
-
-
-def _counts(entry: SplitIndex, *, with_truth: int) -> Metrics:
-    return {
-        "samples": entry.samples,
-        "with_truth": with_truth,
-        "labels_per_sample": sum(entry.labels.values()) / max(entry.samples, 1),
-        "shards": len(entry.shards),
-        "classes": dict(entry.labels),
-    }
-
-
-def _warn_of_missing_classes(split: str, entry: SplitIndex) -> None:
-    missing = [name for name, count in entry.labels.items() if count == 0]
-    if missing:
-        logger.warning("split %r has no image with the label %s", split, ", ".join(missing))
-
-
-class _ChannelStatistics:
-    """Mean and deviation of each channel over all pixels, image by image in double precision.
-
-    Merging by Chan, Golub & LeVeque (1983): sums of squares of large sets would lose the deviation to rounding.
-    """
-
-    def __init__(self, channels: int) -> None:
-        self._count = 0
-        self._mean = np.zeros(channels)
-        self._squares = np.zeros(channels)
-
-    def update(self, image: NDArray[Any]) -> None:
-        """Adds the pixels of an image, (Ch, H, W)."""
-        pixels = image.reshape(image.shape[0], -1).astype(np.float64)  # (Ch, H*W)
-        count = pixels.shape[1]
-        mean = pixels.mean(axis=1)
-        squares = ((pixels - mean[:, None]) ** 2).sum(axis=1)
-        total = self._count + count
-        delta = mean - self._mean
-        self._mean += delta * count / total
-        self._squares += squares + delta**2 * self._count * count / total
-        self._count = total
+    def __init__(self, dataset: RawDataset, tree: Tree, packing: Packing, *, fresh: bool = False) -> None:
+        self._dataset, self._tree, self._packing = dataset, tree, packing
+        self.folder = packing.progress / "shards"
+        self._path = packing.progress / "journal.json"
+        stamp = listing_digest(tree, stamps=True)
+        found = Journal.load(self._path, stamp=stamp) if packing.resume and not fresh else None
+        if found is None:
+            remove(packing.progress)
+        self.journal = found or Journal.begin(stamp, dataset.channels)
+        self.statistics = ChannelStatistics(self.journal.statistics)
 
     @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, to six digits: enough for training, and the same on every processor."""
-        return _six_digits(self._mean)
+    def has_finished_shards(self) -> bool:
+        """Whether there is anything to go on from."""
+        return any(split.finished.shards for split in self.journal.splits.values())
 
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Deviation of each channel; 1 where a channel is constant, which then becomes 0 by its mean alone."""
-        deviation = np.sqrt(self._squares / max(self._count, 1))
-        return _six_digits(np.where(deviation > 1e-6, deviation, 1.0))
+    def run(self) -> dict[str, SplitIndex]:
+        """Writes what is not written yet; the entries of the index."""
+        done = sum(split.findings.samples for split in self.journal.splits.values())
+        if done:
+            logger.info("  resuming after %s samples in finished shards", f"{done:,}")
+        return {name: self._write(name) for name in self._dataset.splits}
+
+    def _write(self, name: str) -> SplitIndex:
+        split = self.journal.splits.setdefault(name, SplitJournal())
+        # The journal keeps the state of the last closed shard; what is being counted is a copy.
+        findings = split.findings.copy()
+        with ShardWriter(
+            self.folder,
+            name,
+            classes=self._dataset.classes,
+            shard_mb=self._packing.settings.shard_mb,
+            finished=split.finished,
+        ) as writer:
+            for outcome in self._decoded(name, start=findings.taken):
+                if isinstance(outcome, Problem):
+                    self._reject(outcome, findings)
+                elif self._add(outcome, findings, writer):
+                    self._save(name, findings, writer.finished)
+        if not findings.samples:
+            raise DataError(f"{self._tree.uri}: no image of split {name!r} can be used; `ctm check-data` says why")
+        self._save(name, findings, writer.finished)
+        return writer.entry
+
+    def _decoded(self, name: str, *, start: int) -> Iterator[Decoded | Problem]:
+        entries = self._dataset.splits[name]
+        found = decode_entries(
+            self._dataset,
+            self._tree,
+            entries[start:],
+            workers=self._packing.workers,
+            moments=self._packing.normalise == "statistics" and name == "train",
+        )
+        return track(found, description=f"shards of {name}", total=len(entries), start=start)
+
+    def _reject(self, problem: Problem, findings: SplitFindings) -> None:
+        if self._packing.settings.on_error == "fail":
+            raise DataError(problem.message + SKIP_HINT)
+        findings.reject(problem)
+
+    def _add(self, sample: Decoded, findings: SplitFindings, writer: ShardWriter) -> bool:
+        names = self._dataset.classes.names
+        findings.add(labels=[names[k] for k in sample.labels], with_truth=sample.with_truth, notes=sample.notes)
+        if sample.moments is not None:
+            self.statistics.merge(sample.moments)
+        height, width = sample.size
+        return writer.add(
+            sample.key,
+            sample.members,
+            labels=sample.labels,
+            height=height,
+            width=width,
+            georeference=sample.georeference,
+        )
+
+    def _save(self, name: str, findings: SplitFindings, finished: Finished) -> None:
+        self.journal.splits[name] = SplitJournal(findings=findings.copy(), finished=finished)
+        self.journal.statistics = self.statistics.moments
+        self.journal.save(self._path)
 
 
-def _six_digits(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.6g}") for value in values)
+def _move(source: Path, target: Path) -> None:
+    """Moves the finished shards to the output, which may lie on another disk; then they are copied."""
+    try:
+        source.rename(target)
+    except OSError:
+        shutil.copytree(source, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,42 @@ from PIL import Image
 
 from ctm.errors import DataError
 
-__all__ = ["Sample", "decode_image", "decode_mask", "encode_array", "encode_mask", "safe_key"]
+__all__ = [
+    "MAX_PIXELS",
+    "Georeference",
+    "Sample",
+    "check_pixels",
+    "decode_image",
+    "decode_mask",
+    "encode_array",
+    "encode_mask",
+    "safe_key",
+]
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is decoded, as Pillow's own limit is: a small file can claim to be larger."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow and numpy raise for bytes that are not the picture or array they claim to be."""
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where on Earth the pixels of an image lie.
+
+    Attributes:
+        crs: coordinate reference system as rasterio writes it, such as ``EPSG:32632``.
+        transform: rasterio's affine transform from (column, row) to coordinates: a, b, c, d, e, f.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Georeference:
+        """Rebuilds what ``dataclasses.asdict`` and JSON made of one."""
+        a, b, c, d, e, f = values["transform"]
+        return cls(crs=values["crs"], transform=(a, b, c, d, e, f))
 
 
 @dataclass(frozen=True)
@@ -31,6 +64,8 @@ class Sample:
         width: columns of the image in pixels.
         labels: image-level labels as mask values, ascending, never the background.
         mask: truth of shape (H, W) for evaluation alone, 255 = ignore; None if there is none.
+        georeference: where the image lies on Earth; None if it does not say.
+        notes: what was mended or passed over in this sample, in words that are counted over all samples.
     """
 
     key: str
@@ -40,6 +75,8 @@ class Sample:
     width: int
     labels: tuple[int, ...]
     mask: NDArray[np.uint8] | None
+    georeference: Georeference | None = None
+    notes: tuple[str, ...] = ()
 
 
 def safe_key(name: str) -> str:
@@ -49,6 +86,19 @@ def safe_key(name: str) -> str:
     that names in other scripts stay distinct. Different names can still meet: readers must check.
     """
     return re.sub(r"[^A-Za-z0-9_-]", lambda match: "_" if match[0].isascii() else f"u{ord(match[0]):x}", name)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuses an image that is too large to be decoded, before it is; Pillow does so by itself.
+
+    Raises:
+        DataError: it has more than ``MAX_PIXELS`` pixels.
+    """
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"the image claims {width}x{height} pixels, more than the {MAX_PIXELS:,} that are decoded; "
+            "cut it into tiles if it really is that large"
+        )
 
 
 def encode_array(array: NDArray[Any]) -> bytes:

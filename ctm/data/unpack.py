@@ -1,53 +1,98 @@
-"""Turns the masks of a shard folder into palette PNG files that a person can look at."""
+"""Writes the masks of a shard folder as files to look at: palette PNGs, or GeoTIFFs that lie where their images do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctm.data.shards import TRUTH, ShardFolder
+from ctm.data.classes import IGNORE
+from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
+from ctm.runtime.outputs import staged_outputs
 
-__all__ = ["write_palette_pngs"]
+__all__ = ["MaskFormat", "write_masks"]
 
-
+MaskFormat = Literal["png", "geotiff"]
 MEMBERS = {"images": TRUTH, "masks": "png"}
 """Which member of a sample is its mask, by kind of shards."""
 
 
-def write_palette_pngs(artifact: Path, folder: Path) -> int:
-    """Writes ``folder/<split>/<key>.png`` for every sample that has a mask.
+def write_masks(artifact: Path, folder: Path, *, format: MaskFormat = "png") -> int:
+    """Writes ``folder/<split>/<key>.png`` or ``.tif`` for every sample that has a mask, all of them or none.
 
     Args:
         artifact: a shard folder: images with truth, or pseudo-masks.
-        folder: where the files go.
+        folder: where the files go; it must not exist or be empty.
+        format: ``png`` has the classes' palette; ``geotiff`` has it too, the image's coordinate reference system and
+            transform, and 255 as its nodata value.
 
     Returns:
         The number of files written.
 
     Raises:
-        ArtifactError: the artifact is missing or damaged, or none of its samples has a mask.
+        ArtifactError: the artifact is missing or damaged, none of its samples has a mask, ``folder`` holds files, or
+            a GeoTIFF is asked of a sample whose image does not say where it lies.
+        DataError: a GeoTIFF is asked for and rasterio is missing.
     """
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise ArtifactError(f"{folder} exists and is no empty folder; name a new one, masks never replace files")
     shards = ShardFolder.open(artifact)
-    member = MEMBERS[shards.index.kind]
     palette = shards.classes.palette()
-    count = 0
-    for name in shards.splits:
-        split = shards.split(name)
-        for index, key in enumerate(split.keys):
-            if split.has(index, member):
-                _write(folder / name / f"{key}.png", split.mask(index, member), palette)
-                count += 1
-    if count == 0:
-        raise ArtifactError(f"no sample of {artifact} has a mask; its raw data came without any")
+    write = partial(_write_geotiff if format == "geotiff" else _write_png, palette=palette)
+    with staged_outputs({"masks": folder.resolve()}) as staged:
+        count = sum(
+            _write_split(shards.split(name), MEMBERS[shards.index.kind], staged["masks"] / name, write=write)
+            for name in shards.splits
+        )
+        if count == 0:
+            raise ArtifactError(f"no sample of {artifact} has a mask; its raw data came without any")
     return count
 
 
-def _write(path: Path, mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(mask)
+def _write_split(split: Split, member: str, folder: Path, *, write: Callable[[Split, int, str, Path], None]) -> int:
+    indices = [index for index in range(len(split)) if split.has(index, member)]
+    if indices:
+        folder.mkdir(parents=True)
+    for index in indices:
+        write(split, index, member, folder)
+    return len(indices)
+
+
+def _write_png(split: Split, index: int, member: str, folder: Path, *, palette: NDArray[np.uint8]) -> None:
+    image = Image.fromarray(split.mask(index, member))
     image.putpalette(palette.tobytes())
-    image.save(path)
+    image.save(folder / f"{split.keys[index]}.png")
+
+
+def _write_geotiff(split: Split, index: int, member: str, folder: Path, *, palette: NDArray[np.uint8]) -> None:
+    rasterio = load_rasterio()
+    key, place = split.keys[index], split.georeference(index)
+    if place is None:
+        raise ArtifactError(
+            f"{key!r} of split {split.name!r}: its image does not say where it lies, so no GeoTIFF can; "
+            "use --format png"
+        )
+    mask = split.mask(index, member)
+    height, width = mask.shape
+    with rasterio.open(
+        folder / f"{key}.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=height,
+        width=width,
+        dtype="uint8",
+        nodata=IGNORE,
+        compress="lzw",
+        crs=place.crs,
+        transform=rasterio.Affine(*place.transform),
+    ) as file:
+        file.write(mask, 1)
+        file.write_colormap(1, {value: (*colour, 255) for value, colour in enumerate(palette.tolist())})

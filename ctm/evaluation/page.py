@@ -12,11 +12,11 @@ from torch import nn
 
 import ctm
 from ctm.data.classes import ClassTable
+from ctm.data.display import display_rgb
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.evaluation.compare import recipe_config
-from ctm.evaluation.figures import display_rgb
 from ctm.evaluation.recipes import BASELINES
 from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel
 from ctm.models.class_token_vit import ClassTokenViT

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Context", "Device", "Precision"]
+__all__ = ["Context", "Device", "Precision", "available_cores"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -20,10 +21,11 @@ class Context:
 
     Attributes:
         device: ``auto`` takes the GPU where there is one.
-        workers: processes that decode images beside the training loop; 0 decodes in the loop itself.
+        workers: processes that decode images; 0 decodes in the stage's own.
         checkpoints: folder of this very run (stage, code, parameters and inputs), kept outside the stage's outputs and
             removed when the stage has ended well.
         resume: continue from ``checkpoints`` where it holds the state of an interrupted run.
+        skipped: ``path`` and ``reason`` of each file that could not be used and was left out, for the manifest.
         timings: seconds that the stage measured, for the manifest; they differ from run to run, so metrics have none.
     """
 
@@ -31,4 +33,10 @@ class Context:
     workers: int
     checkpoints: Path
     resume: bool
+    skipped: list[dict[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0))

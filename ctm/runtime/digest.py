@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-__all__ = ["digest_artifact", "digest_listing"]
+__all__ = ["digest_artifact"]
 
 
 def digest_artifact(path: Path) -> str:
@@ -22,14 +22,6 @@ def digest_artifact(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{_digest_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def digest_listing(path: Path) -> str:
-    """Digest of the names and sizes of a folder's files: cheap, for raw data, whose contents DVC versions."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 

@@ -15,8 +15,10 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def track(iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Yields the items of ``iterable`` while it shows how far it is.
+def track(
+    iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it", start: int = 0
+) -> Iterator[T]:
+    """Yields the items of ``iterable`` while it shows how far it is; ``start`` of the ``total`` were there before.
 
     On a terminal a bar is drawn and removed at the end. Elsewhere a plain line is written every 15 seconds, so that
     a cluster's log stays readable, and nothing at all for work that is shorter than that.
@@ -27,6 +29,7 @@ def track(iterable: Iterable[T], *, description: str, total: int | None = None, 
         iterable,
         desc=description,
         total=total,
+        initial=start,
         unit=unit,
         leave=False,
         dynamic_ncols=terminal,

@@ -12,7 +12,8 @@ from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ctm.data.shards import ShardWriter, Split
+    from ctm.data.shard_writer import ShardWriter
+    from ctm.data.shards import Split
     from ctm.pseudomasks.extract import PseudoMask
 
 __all__ = ["STAGE"]
@@ -27,7 +28,9 @@ class ExtractStageConfig(Config):
 def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: Path, pseudomasks: Path) -> Metrics:
     """Writes shards of masks whose keys are those of ``shards``; returns counts and coverage per split."""
     from ctm.data.classes import check_same_classes
-    from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
+    from ctm.data.shard_index import ShardIndex, write_index
+    from ctm.data.shard_writer import ShardWriter
+    from ctm.data.shards import ShardFolder
     from ctm.models.io import load_classifier
     from ctm.pseudomasks.extract import extract_pseudomasks
     from ctm.training.device import pick_device
@@ -72,7 +75,12 @@ def _write(masks: Iterable[PseudoMask], split: Split, writer: ShardWriter, *, to
         height, width = found.mask.shape
         candidates = [tokens[c] for c in found.candidates.nonzero()[0]]
         writer.add(
-            split.keys[found.index], {"png": encode_mask(found.mask)}, labels=candidates, height=height, width=width
+            split.keys[found.index],
+            {"png": encode_mask(found.mask)},
+            labels=candidates,
+            height=height,
+            width=width,
+            georeference=split.georeference(found.index),
         )
         empty += not candidates
         decided += int((found.mask != IGNORE).sum())

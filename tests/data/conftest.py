@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets import open_dataset
-from ctm.data.pack import write_dataset_shards
 from ctm.data.shards import ShardFolder
+from tests.miniatures.samples import packed
 
 SIZES = {"a": (20, 30), "b": (24, 24), "c": (30, 20), "d": (16, 40), "e": (20, 20)}
 """Height and width of the photographs."""
@@ -64,7 +63,7 @@ def config() -> DatasetConfig:
 @pytest.fixture
 def shards(folder: Path, config: DatasetConfig, tmp_path: Path) -> ShardFolder:
     """The photographs as shards."""
-    write_dataset_shards(open_dataset(config, folder), tmp_path / "shards", normalise="statistics", shard_mb=1)
+    packed(config, folder, tmp_path / "shards")
     return ShardFolder.open(tmp_path / "shards")
 
 

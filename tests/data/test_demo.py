@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets import open_dataset
 from ctm.data.datasets.demo import DFC_IDS, MARKER, write_demo
 from ctm.errors import DataError
+from tests.miniatures.samples import opened, read
 
-rasterio = pytest.importorskip("rasterio", reason="needs the extra 'geo'")
+rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
 
 CONFIG = DatasetConfig(format="dfc2020", root="raw", min_label_fraction=0.1)
 
@@ -68,9 +68,12 @@ def test_scenes_do_not_lie_on_each_other(demo: Path) -> None:
 
 
 def test_the_reader_of_dfc2020_reads_it(demo: Path) -> None:
-    reader = open_dataset(CONFIG, demo)
-    assert {name: len(keys) for name, keys in reader.splits().items()} == {"train": 60, "val": 5}
-    sample = reader.read("train", "ROIs0000_test_p0")
+    dataset = opened(CONFIG, demo)
+    assert {name: len(entries) for name, entries in dataset.splits.items()} == {"train": 60, "val": 5}
+    assert not dataset.problems
+    sample = read(CONFIG, demo, "train", "ROIs0000_test_p0")
+    assert sample.notes == ()
+    assert sample.georeference is not None
     assert sample.mask is not None
     assert set(np.unique(sample.mask).tolist()) <= set(range(8))
     assert sample.labels

@@ -1,172 +1,321 @@
-"""DFC2020: both spellings of its folders, band order and scaling, the label rule, and errors."""
+"""DFC2020: both spellings of its folders, band order and scaling, the label rule, its place on Earth, and errors."""
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets import open_dataset
-from ctm.data.datasets.reader import Reader
-from ctm.data.sample import decode_image
+from ctm.data.sample import Georeference, decode_image
 from ctm.errors import DataError, ParamsError
+from tests.miniatures.dfc2020 import IDS, NUMBERS, SIZE, patch_rasters, write_dfc2020, write_raster
+from tests.miniatures.samples import keys, opened, read, read_all
+
+rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
 
 CONFIG = DatasetConfig(format="dfc2020", root="raw", min_label_fraction=0.1)
-WETLANDS, WATER, FOREST = 3, 7, 0
+P2 = "ROIs0000_test_p2"
+FOREST, SHRUBLAND, GRASSLAND, WETLANDS, CROPLANDS, URBAN, BARREN, WATER = range(8)
+TEST = "ROIs0000_test"
 
 
-def read_all(reader: Reader) -> None:
-    for split, keys in reader.splits().items():
-        for key in keys:
-            reader.read(split, key)
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_dfc2020(tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def raster(root: Path, sensor: str, *, patch: int = 2) -> Path:
+    return root / TEST / f"{sensor}_0" / f"{TEST}_{sensor}_0_p{patch}.tif"
 
 
 @pytest.mark.parametrize("val", ["validation", "0"])
-def test_both_folder_spellings_give_the_same_patches(dfc2020: Callable[..., Path], val: str) -> None:
-    reader = open_dataset(CONFIG, dfc2020({"train": "0", "val": val}))
-    assert reader.splits() == {
-        "train": ["ROIs0000_test_p2", "ROIs0000_test_p10"],
-        "val": ["ROIs0000_validation_p2", "ROIs0000_validation_p10"],
+def test_both_folder_spellings_give_the_same_patches(tmp_path: Path, val: str) -> None:
+    write_dfc2020(tmp_path, suffixes={"train": "0", "val": val})
+    dataset = opened(CONFIG, tmp_path)
+    assert keys(dataset) == {
+        "train": [f"ROIs0000_test_p{number}" for number in NUMBERS["train"]],
+        "val": [f"ROIs0000_validation_p{number}" for number in NUMBERS["val"]],
     }
-    read_all(reader)
+    assert (dataset.channels, dataset.scale, dataset.problems, dataset.left_out) == (15, 1e-4, (), {})
+    assert all(set(entry.files) == {"s2", "s1", "dfc"} for entry in dataset.splits["val"]), "lc is not read"
+    assert len(read_all(CONFIG, tmp_path)) == 9
 
 
-@pytest.mark.parametrize("nested", ["ROIs0000_test", "../copy"])
-def test_seasons_nested_by_zip_files_are_found(dfc2020: Callable[..., Path], tmp_path: Path, nested: str) -> None:
-    root = dfc2020()
-    if nested == "ROIs0000_test":
-        (root / nested).rename(root / "inner")
-        (root / nested).mkdir()
-        (root / "inner").rename(root / nested / nested)
+@pytest.mark.parametrize("nested", [TEST, "../DFC_Public_Dataset", "../a/b"])
+def test_folders_nested_by_zip_files_are_found(raw: Path, tmp_path: Path, nested: str) -> None:
+    if nested == TEST:
+        (raw / TEST).rename(raw / "inner")
+        (raw / TEST).mkdir()
+        (raw / "inner").rename(raw / TEST / TEST)
     else:
-        root.rename(tmp_path / "inner")
-        root.mkdir()
-        (tmp_path / "inner").rename(root / "DFC_Public_Dataset")
-    assert len(open_dataset(CONFIG, root).splits()["train"]) == 2
+        raw.rename(tmp_path / "inner")
+        target = raw / nested.removeprefix("../")
+        target.parent.mkdir(parents=True)
+        (tmp_path / "inner").rename(target)
+    assert len(opened(CONFIG, raw).splits["train"]) == 6
 
 
-def test_image_is_sentinel_2_then_sentinel_1_in_16_bits(dfc2020: Callable[..., Path]) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    root = dfc2020()
-    sample = open_dataset(CONFIG, root).read("train", "ROIs0000_test_p10")
+def test_what_reads_a_patch_can_be_sent_to_other_processes(raw: Path) -> None:
+    assert len(pickle.dumps(opened(CONFIG, raw).decode)) < 1000
+
+
+def test_image_is_sentinel_2_then_sentinel_1_in_16_bits(raw: Path) -> None:
+    sample = read(CONFIG, raw, "train", P2)
     image = decode_image(sample.image, sample.extension)
-    assert (image.shape, image.dtype, sample.extension) == ((15, 10, 10), np.uint16, "npy")
-    with rasterio.open(root / "ROIs0000_test" / "s2_0" / "ROIs0000_test_s2_0_p10.tif") as raster:
-        s2 = raster.read()
-    with rasterio.open(root / "ROIs0000_test" / "s1_0" / "ROIs0000_test_s1_0_p10.tif") as raster:
-        s1 = raster.read()
-    assert s2[3, 0, 0] == 12345
-    np.testing.assert_array_equal(image[:13], np.minimum(s2, 10000))
+    assert (image.shape, image.dtype, sample.extension) == ((15, SIZE, SIZE), np.uint16, "npy")
+    rasters = patch_rasters(2)
+    assert rasters["s2"][3, 0, 0] == 12345
+    np.testing.assert_array_equal(image[:13], np.minimum(rasters["s2"], 10000))
     assert image[13, 0, :3].tolist() == [0, 10000, 0], "-40 dB, 3 dB and no value"
-    np.testing.assert_allclose(image[14] * 1e-4 * 25 - 25, s1[1], atol=25 * 0.51e-4)
+    np.testing.assert_allclose(image[14] * 1e-4 * 25 - 25, rasters["s1"][1], atol=25 * 0.51e-4)
 
 
-def test_mask_has_train_ids_and_ignores_no_data_savanna_and_snow(dfc2020: Callable[..., Path]) -> None:
-    mask = open_dataset(CONFIG, dfc2020()).read("val", "ROIs0000_validation_p2").mask
-    assert mask is not None
-    assert mask[2, :4].tolist() == [255, 255, 255, WATER]
-    assert mask[0].tolist() == [WETLANDS] * 10
-    assert mask[1].tolist() == [FOREST] * 9 + [WATER]
+def test_what_was_mended_is_noted(raw: Path) -> None:
+    assert read(CONFIG, raw, "train", P2).notes == (
+        "reflectance outside 0..10000, clipped",
+        "pixels without backscatter (NaN), taken as the darkest",
+        "backscatter outside -25..0 dB, clipped",
+    )
+    write_raster(raster(raw, "s2"), np.full((13, SIZE, SIZE), 5000, dtype=np.uint16), place=(2 * SIZE, 0))
+    write_raster(raster(raw, "s1"), np.full((2, SIZE, SIZE), -12.5), place=(2 * SIZE, 0))
+    assert read(CONFIG, raw, "train", P2).notes == ()
+
+
+def test_the_files_nodata_values_are_no_measurements(raw: Path) -> None:
+    for sensor, kind, value, nodata in [("s2", "uint16", 5000, 65535), ("s1", "float32", -12.5, -9999)]:
+        bands = {"s2": 13, "s1": 2}[sensor]
+        array = np.full((bands, SIZE, SIZE), value, dtype=kind)
+        array[:, 0, 0] = nodata
+        write_raster(raster(raw, sensor), array, place=(2 * SIZE, 0), nodata=nodata)
+    sample = read(CONFIG, raw, "train", P2)
+    image = decode_image(sample.image, "npy")
+    assert not image[:, 0, 0].any()
+    assert (image[:, 0, 1] == 5000).all()
+    assert sample.notes == (
+        "pixels without reflectance (nodata), taken as 0",
+        "pixels without backscatter (NaN), taken as the darkest",
+    )
+
+
+def test_scaling_by_the_images_own_maximum_is_the_release_of_the_paper(raw: Path) -> None:
+    config = CONFIG.model_copy(update={"scaling": "image_max"})
+    rasters = patch_rasters(2)
+    rasters["s2"][3, 0, 0] = 100
+    rasters["s1"][0, 0, :3] = -20
+    for sensor in ("s2", "s1"):
+        write_raster(raster(raw, sensor), rasters[sensor], place=(2 * SIZE, 0))
+    assert opened(config, raw).scale == 1e-4
+    image = decode_image(read(config, raw, "train", P2).image, "npy")
+    assert image.dtype == np.uint16
+    s2 = np.clip(rasters["s2"], 0, 10000).astype(float)
+    s1 = np.clip(rasters["s1"], -25, 0) + 25
+    np.testing.assert_allclose(image[:13] * 1e-4, s2 / s2.max(), atol=0.51e-4)
+    np.testing.assert_allclose(image[13:] * 1e-4, s1 / s1.max(), atol=0.51e-4)
+    assert image[:13].max() == image[13:].max() == 10000
+
+
+def test_an_image_of_zeros_has_no_maximum_to_divide_by(raw: Path) -> None:
+    write_raster(raster(raw, "s2"), np.zeros((13, SIZE, SIZE), dtype=np.uint16), place=(2 * SIZE, 0))
+    write_raster(raster(raw, "s1"), np.full((2, SIZE, SIZE), -30.0), place=(2 * SIZE, 0))
+    config = CONFIG.model_copy(update={"scaling": "image_max"})
+    assert not decode_image(read(config, raw, "train", P2).image, "npy").any()
+
+
+def test_mask_has_train_ids_and_ignores_no_data_savanna_and_snow(raw: Path) -> None:
+    for patch, value in zip(NUMBERS["val"], [GRASSLAND, GRASSLAND, WETLANDS], strict=True):
+        mask = read(CONFIG, raw, "val", f"ROIs0000_validation_p{patch}").mask
+        assert mask is not None
+        assert mask[3, :4].tolist() == [255, 255, 255, value]
+        assert mask[0].tolist() == [WETLANDS] * SIZE
+        assert mask[-1, -1] == WATER
+    assert IDS[2] == IDS[10 % 8] == 4
 
 
 @pytest.mark.parametrize(
     ("fraction", "labels"),
-    [(0.1, (WETLANDS, WATER)), (0.09, (FOREST, WETLANDS, WATER)), (0.11, (WATER,)), (0.0, (FOREST, WETLANDS, WATER))],
+    [
+        (0.1, (GRASSLAND, WATER)),
+        (57 / 576, (GRASSLAND, WETLANDS, WATER)),
+        (0.44, (WATER,)),
+        (0.0, (GRASSLAND, WETLANDS, WATER)),
+    ],
 )
 def test_a_class_is_present_from_the_given_share_of_all_pixels(
-    dfc2020: Callable[..., Path], fraction: float, labels: tuple[int, ...]
+    raw: Path, fraction: float, labels: tuple[int, ...]
 ) -> None:
     config = CONFIG.model_copy(update={"min_label_fraction": fraction})
-    assert open_dataset(config, dfc2020()).read("train", "ROIs0000_test_p2").labels == labels
+    assert read(config, raw, "train", P2).labels == labels
 
 
-def spoil_raster(path: Path, *, bands: int, size: int, value: int, dtype: str) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    with rasterio.open(path, "w", driver="GTiff", count=bands, height=size, width=size, dtype=dtype) as file:
-        file.write(np.full((bands, size, size), value, dtype=dtype))
+def test_the_place_on_earth_is_that_of_the_source(raw: Path) -> None:
+    found = read(CONFIG, raw, "train", P2).georeference
+    with rasterio.open(raster(raw, "s2")) as source:
+        assert found == Georeference(crs="EPSG:32632", transform=tuple(source.transform)[:6])
+    assert found.transform[:3] == (10, 0, 500_000 + 10 * 2 * SIZE)
 
 
-P2 = "ROIs0000_test_{0}_0_p2.tif"
-BAD = {
-    "no season": (lambda s: shutil.rmtree(s), "holds no folder ROIs0000_test"),
-    "empty season": (lambda s: shutil.rmtree(s / "s2_0"), "ROIs0000_test is empty"),
+def test_a_raster_without_georeference_is_read_in_silence(raw: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        write_raster(raster(raw, "s2"), patch_rasters(2)["s2"], place=None)
+    recwarn.clear()
+    assert read(CONFIG, raw, "train", P2).georeference is None
+    assert len(recwarn) == 0
+
+
+def test_no_data_in_the_land_cover_is_ignored(raw: Path) -> None:
+    dfc = np.full((1, SIZE, SIZE), 10, dtype=np.uint8)
+    dfc[0, 0] = 255
+    write_raster(raster(raw, "dfc"), dfc, place=(2 * SIZE, 0), nodata=255)
+    mask = read(CONFIG, raw, "train", P2).mask
+    assert mask is not None
+    assert (mask[0] == 255).all()
+    assert (mask[1:] == WATER).all()
+
+
+PROBLEMS = {
     "no partner": (
-        lambda s: (s / "dfc_0" / P2.format("dfc")).unlink(),
-        "s2_0_p2.tif has no partner dfc_.*dfc_0_p2.tif",
+        lambda root: raster(root, "dfc").unlink(),
+        r"s2_0_p2\.tif: its partner dfc_\*/ROIs0000_test_dfc_0_p2\.tif is missing; add it or remove the patch",
     ),
-    "patch twice": (lambda s: shutil.copytree(s / "s1_0", s / "s1_test"), "patch 10 lies twice"),
-    "unreadable": (
-        lambda s: (s / "s1_0" / P2.format("s1")).write_bytes(b"no tiff"),
-        "s1_0_p2.tif is no readable raster",
+    "no Sentinel-2": (
+        lambda root: raster(root, "s2").unlink(),
+        r"s1_0_p2\.tif: its partner s2_\*/ROIs0000_test_s2_0_p2\.tif is missing",
     ),
-    "bands": (
-        lambda s: spoil_raster(s / "s2_0" / P2.format("s2"), bands=12, size=10, value=1, dtype="uint16"),
-        "s2_0_p2.tif has 12 bands, expected 13",
+    "patch twice": (
+        lambda root: shutil.copytree(
+            root / TEST / "s1_0", root / TEST / "s1_test", ignore=shutil.ignore_patterns("*_p1?.tif")
+        ),
+        r"patch 2 of ROIs0000_test has its s1 raster twice: .*s1_0/.* and .*s1_test/.*; remove one",
     ),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_a_patch_that_lacks_or_doubles_a_raster_is_a_problem_and_the_others_are_used(raw: Path, case: str) -> None:
+    spoil, message = PROBLEMS[case]
+    spoil(raw)
+    dataset = opened(CONFIG, raw)
+    (found,) = dataset.problems
+    with pytest.raises(DataError, match=message):
+        raise DataError(found.message)
+    assert (raw / found.path).exists()
+    assert keys(dataset)["train"] == [f"ROIs0000_test_p{number}" for number in NUMBERS["train"][1:]]
+
+
+def spoil(root: Path, sensor: str, shape: tuple[int, int, int], value: float, dtype: str = "uint16", **place: object):
+    write_raster(raster(root, sensor), np.full(shape, value, dtype=dtype), **{"place": (2 * SIZE, 0), **place})
+
+
+def nan_band(root: Path) -> None:
+    s1 = patch_rasters(2)["s1"]
+    s1[1] = np.nan
+    write_raster(raster(root, "s1"), s1)
+
+
+SQUARE = (SIZE, SIZE)
+BAD = {
+    "unreadable": (lambda r: raster(r, "s1").write_bytes(b"no tiff"), r"s1_0_p2\.tif is no readable raster"),
+    "cut off": (
+        lambda r: raster(r, "s2").write_bytes(raster(r, "s2").read_bytes()[:9000]),
+        r"s2_0_p2\.tif is no readable raster",
+    ),
+    "empty": (lambda r: raster(r, "s1").write_bytes(b""), r"s1_0_p2\.tif: the file is empty"),
+    "another format": (
+        lambda r: raster(r, "s1").write_text(f"<VRTDataset><SourceFilename>{raster(r, 's2')}</SourceFilename>"),
+        r"s1_0_p2\.tif is no readable raster",
+    ),
+    "missing band": (lambda r: spoil(r, "s2", (12, *SQUARE), 1), r"s2_0_p2\.tif: 12 bands, expected 13"),
+    "NaN band": (nan_band, r"s1_0_p2\.tif: band 2 holds no value \(all NaN\)"),
     "size": (
-        lambda s: spoil_raster(s / "s1_0" / P2.format("s1"), bands=2, size=9, value=-3, dtype="float64"),
-        r"differ in size.*'s1': \(9, 9\)",
+        lambda r: spoil(r, "s1", (2, 9, 9), -3, "float64"),
+        r"differ in size.*\(24, 24\) \(s2\) and \(9, 9\) \(s1\)",
     ),
-    "land cover": (
-        lambda s: spoil_raster(s / "dfc_0" / P2.format("dfc"), bands=1, size=10, value=17, dtype="uint8"),
-        r"land cover ids \[17\] are unknown",
+    "mixed CRS": (
+        lambda r: spoil(r, "s1", (2, *SQUARE), -3, "float64", crs="EPSG:32633"),
+        r"s2_0_p2\.tif and its partner s1 lie on different grids: EPSG:32632 .* and EPSG:32633 .*; warp one",
     ),
-    "reflectance": (
-        lambda s: spoil_raster(s / "s2_0" / P2.format("s2"), bands=13, size=10, value=1, dtype="float32"),
+    "shifted": (
+        lambda r: spoil(r, "dfc", (1, *SQUARE), 1, place=(2 * SIZE + 1, 0)),
+        r"its partner dfc lie on different grids: .*from \(500480, 5e\+06\).*from \(500490",
+    ),
+    "land cover": (lambda r: spoil(r, "dfc", (1, *SQUARE), 17), r"dfc_0_p2\.tif: land cover ids \[17\] are unknown"),
+    "float reflectance": (
+        lambda r: spoil(r, "s2", (13, *SQUARE), 0.5, "float32"),
         "holds float32 values; expected integers",
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.filterwarnings("ignore:.*no geotransform")  # of the spoilt rasters when this test writes them
-def test_bad_input_gives_one_clear_data_error(dfc2020: Callable[..., Path], case: str) -> None:
-    root = dfc2020()
-    spoil, message = BAD[case]
-    spoil(root / "ROIs0000_test")
+def test_a_bad_raster_gives_one_clear_data_error_and_the_other_patches_are_good(raw: Path, case: str) -> None:
+    damage, message = BAD[case]
+    damage(raw)
     with pytest.raises(DataError, match=message):
-        read_all(open_dataset(CONFIG, root))
+        read(CONFIG, raw, "train", P2)
+    assert read(CONFIG, raw, "train", "ROIs0000_test_p10").mask is not None
 
 
-def test_rasters_without_georeference_are_read_in_silence(
-    dfc2020: Callable[..., Path], recwarn: pytest.WarningsRecorder
-) -> None:
-    root = dfc2020()
-    season = root / "ROIs0000_test"
-    spoil_raster(season / "dfc_0" / P2.format("dfc"), bands=1, size=10, value=1, dtype="uint8")
-    recwarn.clear()
-    open_dataset(CONFIG, root).read("train", "ROIs0000_test_p2")
-    assert len(recwarn) == 0
+def flat_form(root: Path) -> None:
+    for sensor in ("s1", "s2"):
+        (root / TEST / f"{sensor}_0").rename(root / sensor)
+    for season in ("ROIs0000_test", "ROIs0000_validation"):
+        shutil.rmtree(root / season)
 
 
-def test_contradicting_parameters_are_params_errors(dfc2020: Callable[..., Path]) -> None:
-    root = dfc2020()
+LAYOUTS = {
+    "no season": (
+        lambda r: shutil.rmtree(r / TEST),
+        "holds no folder ROIs0000_test; DFC2020 needs ROIs0000_test and ROIs0000_validation",
+    ),
+    "no sensor": (
+        lambda r: shutil.rmtree(r / TEST / "s2_0"),
+        r"ROIs0000_test in .* holds no file s2_\*/\*_s2_\*_p\*\.tif",
+    ),
+    "imagery without labels": (lambda r: shutil.rmtree(r / TEST / "dfc_0"), r"holds no file dfc_\*/\*_dfc_"),
+    "contest form": (flat_form, r"the contest's unlabelled form \(flat s1/ and s2/\).*get the labelled release"),
+    "another data set": (
+        lambda r: [shutil.rmtree(r), (r / "images").mkdir(parents=True), (r / "images" / "a.tif").touch()],
+        "holds no folder ROIs0000_test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_another_layout_is_a_data_error(raw: Path, case: str) -> None:
+    change, message = LAYOUTS[case]
+    change(raw)
+    with pytest.raises(DataError, match=message):
+        opened(CONFIG, raw)
+
+
+def test_contradicting_parameters_are_params_errors(raw: Path) -> None:
     with pytest.raises(ParamsError, match=r"dataset.channels is 3, but format 'dfc2020' has 15"):
-        open_dataset(CONFIG.model_copy(update={"channels": 3}), root)
-    with pytest.raises(ParamsError, match=r"dataset.classes has 1 names; DFC2020 has Forest, "):
-        open_dataset(CONFIG.model_copy(update={"classes": ("x",)}), root)
+        opened(CONFIG.model_copy(update={"channels": 3}), raw)
+    with pytest.raises(ParamsError, match=r"dataset.classes has 1 names, but format 'dfc2020' has 8 classes: Forest, "):
+        opened(CONFIG.model_copy(update={"classes": ("x",)}), raw)
 
 
-def test_without_rasterio_the_folder_format_works_and_dfc2020_says_what_to_install(folder: Path) -> None:
+def test_without_rasterio_photographs_work_and_geotiffs_say_what_to_install(folder: Path) -> None:
     code = f"""
 import sys
 sys.modules["rasterio"] = None  # what "not installed" looks like to an import
-from pathlib import Path
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets import open_dataset
 from ctm.errors import DataError
-root = Path({str(folder)!r})
-assert len(open_dataset(DatasetConfig(format="folder", root="x"), root).splits()["train"]) == 3
+from ctm.runtime.storage import open_tree
+tree = open_tree({str(folder)!r})
+assert len(open_dataset(DatasetConfig(format="folder", root="x"), tree).splits["train"]) == 3
 try:
-    open_dataset(DatasetConfig(format="dfc2020", root="x"), root)
+    open_dataset(DatasetConfig(format="dfc2020", root="x"), tree)
 except DataError as error:
-    assert "pip install 'ctm[geo]'" in str(error), error
+    assert "pip install 'ctm[data]'" in str(error), error
 else:
     raise SystemExit("no error")
 """

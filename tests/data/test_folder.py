@@ -1,7 +1,9 @@
-"""The plain folder layout: what it reads, and one clear error for each kind of bad input."""
+"""The plain folder layout: what it reads, what it leaves out, and one clear error for each kind of bad input."""
 
 from __future__ import annotations
 
+import io
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,202 +12,623 @@ import pytest
 from PIL import Image
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets import open_dataset
-from ctm.data.datasets.reader import Reader
-from ctm.data.sample import Sample, decode_image
-from ctm.errors import DataError, ParamsError
+from ctm.data.sample import Georeference, decode_image
+from ctm.data.shards import TRUTH, ShardFolder
+from ctm.errors import DataError, ParamsError, StorageError
+from tests.miniatures.dfc2020 import write_raster
+from tests.miniatures.folder import CLASSES, NAMES, write_folder, write_image, write_mask
+from tests.miniatures.samples import keys, opened, packed, read, read_all
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "msrc21"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+REAL = SHARED / "msrc21"
+SENTINEL2 = SHARED / "sentinel2_sample" / "s2_l1c_13band.npz"
 
-
-def read_all(reader: Reader) -> list[Sample]:
-    return [reader.read(split, key) for split, keys in reader.splits().items() for key in keys]
-
-
-def test_reads_images_labels_masks_and_splits(folder: Path, config: DatasetConfig) -> None:
-    reader = open_dataset(config, folder)
-    assert reader.classes.names == ("grass", "cow", "sky")
-    assert (reader.channels, reader.scale) == (3, 1 / 255)
-    assert reader.splits() == {"train": ["c", "a", "b"], "val": ["d", "e"]}
-    b = reader.read("train", "b")
-    assert (b.key, b.extension, b.height, b.width, b.labels) == ("b", "jpg", 24, 24, (0, 1, 2))
-    assert b.image == (folder / "images" / "b.jpg").read_bytes()
-    assert b.mask is not None
-    assert sorted(np.unique(b.mask)) == [0, 1, 2, 255]
-    assert reader.read("train", "c").extension == "png"
-    assert reader.read("val", "e").mask is None
+GRASS, SAND, SEA = range(3)
+MASK = np.ones((1, 24, 36), dtype=np.uint8)
+KEYS = {"train": ["a", "b_v1", "c", "d", "e", "f"], "val": ["g", "h", "i"]}
 
 
-def test_background_is_a_mask_value_but_no_label(folder: Path, config: DatasetConfig) -> None:
-    reader = open_dataset(config.model_copy(update={"background": "grass"}), folder)
-    assert reader.classes.tokens == (1, 2)
-    assert reader.read("train", "a").labels == (1,)
-    assert reader.read("val", "d").labels == (), "an image of background alone has no label"
+@pytest.fixture
+def config() -> DatasetConfig:
+    return DatasetConfig(format="folder", root="raw")
 
 
-def test_without_splits_a_hash_of_the_name_decides(folder: Path, config: DatasetConfig) -> None:
-    shutil.rmtree(folder / "splits")
-    shutil.rmtree(folder / "masks")
-    names = [f"x{number}" for number in range(200)]
-    for name in names:
-        shutil.copy(folder / "images" / "e.jpg", folder / "images" / f"{name}.jpg")
-    with (folder / "labels.csv").open("a") as file:
-        file.writelines(f"{name},sky\n" for name in names)
-    splits = open_dataset(config, folder).splits()
-    assert set(splits["train"]).isdisjoint(splits["val"])
-    assert 0.1 < len(splits["val"]) / 205 < 0.3
-    (folder / "images" / "x0.jpg").unlink()
-    (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace("x0,sky\n", ""))
-    again = open_dataset(config, folder).splits()
-    assert [key for key in splits["val"] if key != "x0"] == again["val"], "other images stay where they were"
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "raw")
+    return tmp_path / "raw"
 
 
-def test_labels_may_have_a_byte_order_mark_more_columns_and_quotes(folder: Path, config: DatasetConfig) -> None:
-    rows = 'place,classes,image\r\n"Bern, CH","grass;cow",a\r\n,cow,b\r\n,cow,c\r\n,grass,d\r\n,sky,e\r\n'
-    (folder / "labels.csv").write_bytes(b"\xef\xbb\xbf" + rows.encode())
-    (folder / "classes.txt").write_bytes(b"\xef\xbb\xbfgrass\r\ncow\r\nsky\r\n")
-    assert open_dataset(config, folder).read("train", "a").labels == (0, 1)
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "raw", images="arrays")
+    return tmp_path / "raw"
 
 
-def test_other_formats_are_stored_as_lossless_png(folder: Path, config: DatasetConfig) -> None:
-    pixels = np.asarray(Image.open(folder / "images" / "c.png"))
-    (folder / "images" / "c.png").unlink()
-    Image.fromarray(pixels).save(folder / "images" / "c.bmp")
-    sample = open_dataset(config, folder).read("train", "c")
-    assert sample.extension == "png"
-    np.testing.assert_array_equal(decode_image(sample.image, "png"), pixels.transpose(2, 0, 1))
-
-
-def test_names_with_dots_become_safe_keys(folder: Path, config: DatasetConfig) -> None:
-    (folder / "images" / "a.jpg").rename(folder / "images" / "a.v1.jpg")
-    (folder / "masks" / "a.png").rename(folder / "masks" / "a.v1.png")
-    for name in ("labels.csv", "splits/train.txt"):
-        text = (folder / name).read_text()
-        (folder / name).write_text(text.replace("\na", "\na.v1"))
-    sample = open_dataset(config, folder).read("train", "a_v1")
-    assert sample.mask is not None
+@pytest.fixture
+def geotiffs(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "raw", images="geotiffs")
+    return tmp_path / "raw"
 
 
 def change(root: Path, file: str, old: str, new: str) -> None:
-    text = (root / file).read_text()
-    assert old in text
-    (root / file).write_text(text.replace(old, new))
+    data = (root / file).read_bytes()
+    assert old.encode() in data
+    (root / file).write_bytes(data.replace(old.encode(), new.encode()))
 
 
-def save_mask(root: Path, values: np.ndarray) -> None:
-    Image.fromarray(values).save(root / "masks" / "a.png")
+def only(root: Path, *names: str) -> None:
+    """Keeps these names in train and the masks out."""
+    shutil.rmtree(root / "masks")
+    (root / "splits" / "train.txt").write_text("\n".join(names))
 
 
-BAD = {
+def test_reads_images_labels_masks_and_splits(raw: Path, config: DatasetConfig) -> None:
+    dataset = opened(config, raw)
+    assert dataset.classes.names == CLASSES
+    assert (dataset.channels, dataset.scale, dataset.problems) == (3, 1 / 255, ())
+    assert keys(dataset) == KEYS
+    samples = read_all(config, raw)
+    b = samples["b_v1"]
+    assert (b.key, b.extension, b.height, b.width, b.labels) == ("b_v1", "jpg", 32, 32, (SAND, SEA))
+    assert b.image == (raw / "images" / "b.v1.jpg").read_bytes()
+    assert b.mask is not None
+    assert sorted(np.unique(b.mask)) == [SAND, SEA, 255]
+    assert samples["i"].mask is None
+    assert {key: sample.extension for key, sample in samples.items()}["c"] == "png"
+    assert all(sample.georeference is None for sample in samples.values())
+    notes = {key: sample.notes for key, sample in samples.items() if sample.notes}
+    assert notes == {"c": ("colour mode L, which becomes RGB",), "d": ("colour mode P, which becomes RGB",)}
+
+
+def test_images_keep_the_order_of_the_split_files(raw: Path, config: DatasetConfig) -> None:
+    (raw / "splits" / "train.txt").write_text("c\na.jpg\n\nb.v1\n")
+    (raw / "images" / "more").mkdir()
+    shutil.copy(raw / "images" / "a.jpg", raw / "images" / "more" / "z.jpg")
+    dataset = opened(config, raw)
+    assert keys(dataset)["train"] == ["c", "a", "b_v1"]
+    assert dataset.left_out == {"in no list of splits/": 3, "in folders below images/": 1}
+
+
+def test_background_is_a_mask_value_but_no_label(raw: Path, config: DatasetConfig) -> None:
+    change(raw, "labels.csv", "d,grass;sand", "d,grass")
+    with_background = config.model_copy(update={"background": "grass"})
+    assert opened(with_background, raw).classes.tokens == (SAND, SEA)
+    samples = read_all(with_background, raw)
+    assert samples["a"].labels == (SAND,)
+    assert samples["d"].labels == (), "an image of background alone has no label"
+
+
+def test_without_splits_a_hash_of_the_name_decides(raw: Path, config: DatasetConfig) -> None:
+    shutil.rmtree(raw / "splits")
+    shutil.rmtree(raw / "masks")
+    names = [f"x{number}" for number in range(200)]
+    for name in names:
+        shutil.copy(raw / "images" / "a.jpg", raw / "images" / f"{name}.jpg")
+    with (raw / "labels.csv").open("a") as file:
+        file.writelines(f"{name},sea\n" for name in names)
+    splits = keys(opened(config, raw))
+    assert set(splits["train"]).isdisjoint(splits["val"])
+    assert 0.1 < len(splits["val"]) / 209 < 0.3
+    (raw / "images" / "x0.jpg").unlink()
+    change(raw, "labels.csv", "x0,sea\n", "")
+    again = keys(opened(config, raw))
+    assert [key for key in splits["val"] if key != "x0"] == again["val"], "other images stay where they were"
+
+
+def test_labels_may_have_a_byte_order_mark_more_columns_and_quotes(raw: Path, config: DatasetConfig) -> None:
+    rows = "".join(f',{name},"sea; sand"\r\n' for names in NAMES.values() for name in names if name != "a")
+    (raw / "labels.csv").write_bytes(
+        b"\xef\xbb\xbf" + f'place,image,classes\r\n"Bern, CH",a,"sea; grass"\r\n{rows}'.encode()
+    )
+    (raw / "classes.txt").write_bytes(b"\xef\xbb\xbfgrass\r\nsand\r\nsea\r\n")
+    assert read(config, raw, "train", "a").labels == (GRASS, SEA)
+
+
+def test_other_formats_are_stored_as_lossless_png(raw: Path, config: DatasetConfig) -> None:
+    sample = read(config, raw, "train", "e")
+    assert sample.extension == "png"
+    pixels = np.asarray(Image.open(raw / "images" / "e.bmp"))
+    np.testing.assert_array_equal(decode_image(sample.image, "png"), pixels.transpose(2, 0, 1))
+
+
+def test_what_reads_an_image_can_be_sent_to_other_processes(raw: Path, config: DatasetConfig) -> None:
+    assert len(pickle.dumps(opened(config, raw).decode)) < 1000
+
+
+LISTS = {
     "no images": (lambda r: shutil.rmtree(r / "images"), "images is missing"),
     "no labels": (lambda r: (r / "labels.csv").unlink(), "labels.csv is missing"),
     "no classes": (lambda r: (r / "classes.txt").unlink(), "classes.txt is missing"),
     "empty classes": (lambda r: (r / "classes.txt").write_text("\n"), "classes.txt is empty"),
-    "hole in classes": (lambda r: change(r, "classes.txt", "cow", ""), "classes.txt line 2 is empty"),
-    "not UTF-8": (lambda r: (r / "labels.csv").write_bytes(b"image,classes\n\xff"), "no UTF-8 text"),
+    "hole in classes": (lambda r: change(r, "classes.txt", "sand", ""), "classes.txt line 2 is empty"),
+    "labels not UTF-8": (lambda r: (r / "labels.csv").write_bytes(b"image,classes\n\xff"), "no UTF-8 text"),
+    "classes not UTF-8": (lambda r: (r / "classes.txt").write_bytes("grün".encode("latin-1")), "no UTF-8 text"),
+    "split not UTF-8": (lambda r: (r / "splits" / "val.txt").write_bytes(b"\xff"), "val.txt is no UTF-8 text"),
     "wrong header": (
         lambda r: change(r, "labels.csv", "classes", "label"),
         r"no column 'classes'.*\['image', 'label'\]",
     ),
-    "comma": (lambda r: change(r, "labels.csv", "a,grass;cow", "a,grass,cow"), "line 2: more cells than columns.*';'"),
-    "unknown label": (
-        lambda r: change(r, "labels.csv", "c,cow", "c,cwo"),
-        "line 4: unknown class 'cwo'; valid names: grass, cow, sky",
+    "comma": (
+        lambda r: change(r, "labels.csv", "a,grass;sand", "a,grass,sand"),
+        "line 2: more cells than columns.*';'",
     ),
-    "empty label": (lambda r: change(r, "labels.csv", "c,cow", "c, ;"), "line 4: the image has no class"),
-    "no label row": (lambda r: change(r, "labels.csv", "c,cow\n", ""), "image 'c.png' of split 'train' has no row"),
+    "quotation mark": (
+        lambda r: change(r, "labels.csv", "a,grass", 'a,"grass' + 10_000 * "\nb,sky;cow;grass"),
+        "field larger than field limit.*; is a quotation mark not closed before it",
+    ),
     "two label rows": (
-        lambda r: change(r, "labels.csv", "c,cow", "a.jpg,cow"),
+        lambda r: change(r, "labels.csv", "c,sea;grass", "a.jpg,sea"),
         "line 4: image 'a.jpg' has a row already",
     ),
-    "label row without image": (lambda r: (r / "images" / "a.jpg").unlink(), "labels.csv line 2: no image 'a'"),
-    "split without image": (lambda r: change(r, "splits/val.txt", "d", "zz"), "val.txt line 1: no image 'zz'"),
-    "listed twice": (lambda r: change(r, "splits/val.txt", "d", "e"), "val.txt line 2: image 'e' is listed twice"),
-    "in both splits": (lambda r: change(r, "splits/val.txt", "d", "a"), "in train and in val, such as 'a'"),
+    "listed twice": (
+        lambda r: (r / "splits" / "val.txt").write_text("g\nh\ng.jpg"),
+        "val.txt line 3: image 'g.jpg' is listed twice",
+    ),
+    "in both splits": (lambda r: (r / "splits" / "val.txt").write_text("g\na"), "in train and in val, such as 'a'"),
     "one split file": (lambda r: (r / "splits" / "val.txt").unlink(), "val.txt is missing"),
-    "empty split": (lambda r: (r / "splits" / "val.txt").write_text("\n"), "split 'val' is empty"),
-    "two of one stem": (
-        lambda r: shutil.copy(r / "images" / "a.jpg", r / "images" / "a.png"),
-        "'a.jpg' and 'a.png' get one key",
-    ),
-    "no image at all": (lambda r: [path.unlink() for path in (r / "images").iterdir()], "holds no image"),
-    "unreadable image": (lambda r: (r / "images" / "a.jpg").write_bytes(b"no jpeg"), "a.jpg is no readable image"),
-    "cut-off image": (
-        lambda r: (r / "images" / "a.jpg").write_bytes((r / "images" / "a.jpg").read_bytes()[:-200]),
-        "a.jpg is no readable image",
-    ),
-    "16-bit image": (
-        lambda r: Image.new("I;16", (20, 30)).save(r / "images" / "c.png"),
-        "c.png: colour mode 'I;16'.*8-bit photographs",
-    ),
-    "mask of another size": (
-        lambda r: save_mask(r, np.zeros((30, 20), dtype=np.uint8)),
-        r"a.png: the mask is 20x30 pixels \(width x height\), but its image is 30x20",
-    ),
-    "unknown mask value": (
-        lambda r: save_mask(r, np.full((20, 30), 3, dtype=np.uint8)),
-        r"a.png: mask values \[3\] are no class; valid are 0 to 2",
-    ),
-    "colour mask": (
-        lambda r: save_mask(r, np.zeros((20, 30, 3), dtype=np.uint8)),
-        "a.png: the mask has colour mode 'RGB'",
-    ),
-    "unreadable mask": (
-        lambda r: (r / "masks" / "a.png").write_bytes(b"no png"),
-        "a.png: the bytes are no readable mask",
+    "empty split": (lambda r: (r / "splits" / "val.txt").write_text("\n"), "split 'val' has no image"),
+    "no image at all": (lambda r: [path.unlink() for path in (r / "images").iterdir()], "images is missing"),
+    "no image of a known kind": (
+        lambda r: [path.rename(path.with_suffix(".heic")) for path in (r / "images").iterdir()],
+        r"holds no image \(suffixes read: .bmp, ",
     ),
     "masks of other names": (
         lambda r: [path.rename(path.with_name(f"{path.stem}_gt.png")) for path in (r / "masks").iterdir()],
-        "none of the 4 masks has the name of an image.*found a_gt.png",
+        "none of the 8 masks has the name of an image.*found a_gt.png",
     ),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_gives_one_clear_data_error(folder: Path, config: DatasetConfig, case: str) -> None:
-    spoil, message = BAD[case]
-    spoil(folder)
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_that_are_damaged_or_contradict_themselves_are_data_errors(
+    raw: Path, config: DatasetConfig, case: str
+) -> None:
+    spoil, message = LISTS[case]
+    spoil(raw)
     with pytest.raises(DataError, match=message):
-        read_all(open_dataset(config, folder))
+        opened(config, raw)
 
 
-def test_missing_root_and_formats_without_reader_are_data_errors(folder: Path, config: DatasetConfig) -> None:
-    with pytest.raises(DataError, match=r"nowhere does not exist; set dataset\.root"):
-        open_dataset(config, folder / "nowhere")
-    with pytest.raises(DataError, match="'voc2012' cannot be read yet; formats that can: dfc2020, folder"):
-        open_dataset(config.model_copy(update={"format": "voc2012"}), folder)
+def two_of_one_key(root: Path) -> None:
+    shutil.copy(root / "images" / "a.jpg", root / "images" / "a.png")
+
+
+def two_of_one_safe_key(root: Path) -> None:
+    (root / "images" / "b v1.jpg").write_bytes((root / "images" / "a.jpg").read_bytes())
+
+
+PROBLEMS = {
+    "unknown label": (
+        lambda r: change(r, "labels.csv", "a,grass;sand", "a,grass;snad"),
+        r"labels.csv line 2: unknown class 'snad'; valid names: grass, sand, sea$",
+        "a",
+    ),
+    "empty label": (lambda r: change(r, "labels.csv", "a,grass;sand", "a, ;"), "line 2: the image has no class", "a"),
+    "no label row": (
+        lambda r: change(r, "labels.csv", "a,grass;sand\r\n", ""),
+        r"labels.csv: image 'a.jpg' has no row; every image needs its classes$",
+        "a",
+    ),
+    "row and list without image": (
+        lambda r: (r / "images" / "a.jpg").unlink(),
+        r"labels.csv line 2: no image 'a' in .*images \(suffixes read: .*\); add the file or remove the line$",
+        "a",
+    ),
+    "list without image": (
+        lambda r: (r / "splits" / "train.txt").write_text("zz.jpg\nb.v1\nc\nd\ne\nf"),
+        "train.txt line 1: no image 'zz.jpg'.*; add the file",
+        "a",
+    ),
+    "two of one stem": (two_of_one_key, r"images: 'a.jpg' and 'a.png' get one key \('a'\); rename one$", "a"),
+    "two of one key": (two_of_one_safe_key, r"'b v1.jpg' and 'b.v1.jpg' get one key \('b_v1'\)", "b_v1"),
+    "two masks": (
+        lambda r: shutil.copy(r / "masks" / "a.png", r / "masks" / "a.tif"),
+        r"a.png and .*a.tif are masks of one image; remove one$",
+        "a",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_what_is_wrong_with_one_image_is_a_problem_and_the_others_are_used(
+    raw: Path, config: DatasetConfig, case: str
+) -> None:
+    spoil, message, left_out = PROBLEMS[case]
+    spoil(raw)
+    dataset = opened(config, raw)
+    (found,) = dataset.problems
+    with pytest.raises(DataError, match=message):
+        raise DataError(found.message)
+    assert keys(dataset)["train"] == [key for key in KEYS["train"] if key != left_out]
+    assert keys(dataset)["val"] == KEYS["val"]
+
+
+def test_images_of_one_key_may_have_rows_of_their_own(raw: Path, config: DatasetConfig) -> None:
+    two_of_one_key(raw)
+    change(raw, "labels.csv", "a,grass;sand", "a.jpg,grass\r\na.png,sand")
+    (raw / "splits" / "train.txt").write_text("a.jpg\na.png\nc")
+    dataset = opened(config, raw)
+    assert len(dataset.problems) == 1
+    assert keys(dataset)["train"] == ["c"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+BAD = {
+    "unreadable image": (lambda r: (r / "images" / "a.jpg").write_bytes(b"no"), "a.jpg is no readable image"),
+    "empty image": (lambda r: (r / "images" / "a.jpg").write_bytes(b""), "a.jpg is no readable image"),
+    "cut-off image": (lambda r: cut(r / "images" / "a.jpg"), "a.jpg is no readable image"),
+    "16-bit image": (
+        lambda r: [
+            (r / "images" / "a.jpg").unlink(),
+            Image.new("I;16", (36, 24)).save(r / "images" / "a.png"),
+        ],
+        "a.png: colour mode 'I;16'.*8 bits",
+    ),
+    "mask of another size": (
+        lambda r: write_mask(r / "masks" / "a", np.zeros((36, 24), dtype=np.uint8)),
+        r"a.png: the mask is 24x36 pixels \(width x height\), but its image is 36x24",
+    ),
+    "unknown mask value": (
+        lambda r: write_mask(r / "masks" / "a", np.full((24, 36), 3, dtype=np.uint8)),
+        r"a.png: mask values \[3\] are no class; valid are 0 to 2",
+    ),
+    "colour mask": (
+        lambda r: Image.new("RGB", (36, 24)).save(r / "masks" / "a.png"),
+        "a.png: the mask has colour mode 'RGB'",
+    ),
+    "unreadable mask": (lambda r: (r / "masks" / "a.png").write_bytes(b"no"), "a.png: the bytes are no readable mask"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_photograph_or_mask_gives_one_clear_data_error(raw: Path, config: DatasetConfig, case: str) -> None:
+    spoil, message = BAD[case]
+    spoil(raw)
+    with pytest.raises(DataError, match=message):
+        read(config, raw, "train", "a")
+    assert read(config, raw, "train", "b_v1").mask is not None
+
+
+def test_a_missing_root_is_a_storage_error(raw: Path, config: DatasetConfig) -> None:
+    with pytest.raises(StorageError, match=r"nowhere does not exist; set dataset\.root"):
+        opened(config, raw / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"background": "void"}, "'void' is no class; valid names: grass, cow, sky"),
-        ({"classes": ("cow", "cow")}, "these occur twice: cow"),
-        ({"channels": 4}, "dataset.channels is 4, but format 'folder' has 3"),
+        ({"background": "void"}, "'void' is no class; valid names: grass, sand, sea"),
+        ({"classes": ("sea", "sea")}, "these occur twice: sea"),
+        ({"channels": 4}, r"dataset.channels is 4, but .*a.jpg is a photograph, which has 3"),
     ],
 )
 def test_contradicting_parameters_are_params_errors(
-    folder: Path, config: DatasetConfig, update: dict[str, object], message: str
+    raw: Path, config: DatasetConfig, update: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ParamsError, match=message):
-        open_dataset(config.model_copy(update=update), folder)
+        opened(config.model_copy(update=update), raw)
+
+
+def test_class_names_of_the_parameters_must_be_those_of_the_file(raw: Path, config: DatasetConfig) -> None:
+    swapped = config.model_copy(update={"classes": ("sand", "grass", "sea")})
+    with pytest.raises(DataError, match=r"classes\.txt and dataset\.classes differ .*Set dataset\.classes to null"):
+        opened(swapped, raw)
+
+
+def test_arrays_of_any_number_of_bands_are_stored_as_they_are(arrays: Path, config: DatasetConfig) -> None:
+    dataset = opened(config, arrays)
+    assert (dataset.channels, dataset.scale) == (13, 1.0)
+    samples = read_all(config, arrays)
+    assert samples.keys() == {key for keys in KEYS.values() for key in keys}
+    b = samples["b_v1"]
+    assert (b.extension, b.height, b.width, b.labels) == ("npy", 32, 32, (SAND, SEA))
+    stored = decode_image(b.image, "npy")
+    np.testing.assert_array_equal(stored, np.load(arrays / "images" / "b.v1.npy"))
+    assert b.mask is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "scale"),
+    [
+        ("uint8", "uint8", 1 / 255),
+        ("uint16", "uint16", 1.0),
+        ("int16", "int16", 1.0),
+        (">u2", "uint16", 1.0),
+        ("int32", "float32", 1.0),
+        ("float32", "float32", 1.0),
+        (">f8", "float32", 1.0),
+    ],
+)
+def test_numbers_keep_their_type_or_become_float32(
+    arrays: Path, config: DatasetConfig, kind: str, stored: str, scale: float
+) -> None:
+    only(arrays, "a")
+    for path in (arrays / "images").iterdir():
+        np.save(path, np.asfortranarray(np.arange(2 * 5 * 7).reshape(2, 5, 7).astype(kind)))
+    dataset = opened(config, arrays)
+    assert (dataset.channels, dataset.scale) == (2, scale)
+    image = decode_image(read(config, arrays, "train", "a").image, "npy")
+    assert image.dtype == stored
+    np.testing.assert_array_equal(image.ravel(), np.arange(70))
+
+
+def test_an_array_of_two_axes_has_one_channel_and_the_scale_can_be_given(arrays: Path, config: DatasetConfig) -> None:
+    only(arrays, "a")
+    for path in (arrays / "images").iterdir():
+        np.save(path, np.full((5, 7), 300, dtype=np.uint16))
+    given = config.model_copy(update={"scale": 0.001})
+    assert (opened(given, arrays).channels, opened(given, arrays).scale) == (1, 0.001)
+    assert decode_image(read(given, arrays, "train", "a").image, "npy").shape == (1, 5, 7)
+
+
+def test_pixels_without_value_become_0_and_are_noted(arrays: Path, config: DatasetConfig) -> None:
+    image = np.load(arrays / "images" / "a.npy").astype(np.float64)
+    image[0, 0, :4] = (np.nan, np.inf, -np.inf, 1e200)
+    np.save(arrays / "images" / "a.npy", image)
+    sample = read(config, arrays, "train", "a")
+    stored = decode_image(sample.image, "npy")
+    assert stored[0, 0, :4].tolist() == [0, 0, 0, 0]
+    np.testing.assert_array_equal(stored[1:], image[1:].astype(np.float32))
+    assert sample.notes == ("pixels without value (NaN, infinite or nodata), set to 0",)
+
+
+def npy(array: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def claiming(shape: tuple[int, ...]) -> bytes:
+    """The head of an array of this shape, and little behind it."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + bytes(100)
+
+
+BAD_ARRAYS = {
+    "no array": (b"no array", "a.npy is no readable array"),
+    "empty": (b"", "a.npy is no readable array"),
+    "cut off": (npy(np.zeros((13, 24, 36)))[:-8], "a.npy: the array's head claims 89,856 bytes, 89,848 follow"),
+    "claims too many pixels": (claiming((13, 100_000, 100_000)), "claims 100000x100000 pixels, more than"),
+    "claims too many bands": (claiming((100_000, 100, 100)), "claims 100000 bands of 100x100 pixels, more than"),
+    "claims too many bytes": (claiming((13, 1000, 1000)), "claims 52,000,000 bytes, 100 follow; the file is damaged"),
+    "pickle": (npy(np.array([{"a": 1}])), "Python objects, which are not read"),
+    "four axes": (npy(np.zeros((1, 13, 24, 36))), r"shape \(1, 13, 24, 36\); expected \(channels, height, width\)"),
+    "no pixels": (npy(np.zeros((13, 0, 36))), "the image has no pixels"),
+    "channels last": (
+        npy(np.zeros((24, 36, 13))),
+        r"a.npy has shape \(24, 36, 13\), which looks like \(height, width, channels\); save it as",
+    ),
+    "missing band": (npy(np.zeros((12, 24, 36), dtype=np.float32)), "a.npy: 12 bands, expected 13"),
+    "8 bits among more": (npy(np.zeros((13, 24, 36), dtype=np.uint8)), "a.npy has 8 bits, the first image has more"),
+    "complex": (npy(np.zeros((13, 24, 36), dtype=np.complex64)), "holds complex64 values; valid are uint8, uint16,"),
+    "NaN band": (
+        npy(np.where(np.arange(13) == 4, np.nan, np.ones((24, 36, 13))).transpose(2, 0, 1)),
+        "band 5 holds no",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_a_bad_array_gives_one_clear_data_error(arrays: Path, config: DatasetConfig, case: str) -> None:
+    data, message = BAD_ARRAYS[case]
+    given = config.model_copy(update={"channels": 13})
+    (arrays / "images" / "A.npy").write_bytes((arrays / "images" / "a.npy").read_bytes())  # the first image is good
+    change(arrays, "splits/train.txt", "a\n", "A\na\n")
+    change(arrays, "labels.csv", "a,grass", "A,sea\r\na,grass")
+    (arrays / "images" / "a.npy").write_bytes(data)
+    for settings in (config, given):
+        with pytest.raises(DataError, match=message):
+            read(settings, arrays, "train", "a")
+        assert read(settings, arrays, "train", "b_v1").height == 32
+
+
+def test_the_first_image_that_can_be_read_says_what_the_images_are(arrays: Path, config: DatasetConfig) -> None:
+    for name in "ac":
+        (arrays / "images" / f"{name}.npy").write_bytes(b"damaged")
+    assert (opened(config, arrays).channels, opened(config, arrays).scale) == (13, 1.0)
+    for path in (arrays / "images").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"a\.npy is no readable array"):
+        opened(config, arrays)
+
+
+def test_a_set_of_arrays_with_the_channels_last_is_told_so(arrays: Path, config: DatasetConfig) -> None:
+    for path in (arrays / "images").iterdir():
+        np.save(path, np.zeros((40, 50, 13), dtype=np.float32))
+    with pytest.raises(DataError, match=r"a\.npy has shape \(40, 50, 13\).*or set dataset.channels if it is that"):
+        opened(config, arrays)
+    assert opened(config.model_copy(update={"channels": 40}), arrays).channels == 40
+
+
+def test_photographs_do_not_mix_with_arrays_of_other_bands(arrays: Path, config: DatasetConfig) -> None:
+    picture = np.zeros((24, 36, 3), dtype=np.uint8)
+    (arrays / "images" / "f.npy").unlink()
+    write_image(arrays / "images" / "f", picture, images="photographs")
+    with pytest.raises(DataError, match=r"f\.jpg: 3 bands, expected 13 \(dataset.channels or"):
+        read(config, arrays, "train", "f")
+    only(arrays, "f", "a")
+    np.save(arrays / "images" / "a.npy", picture.transpose(2, 0, 1))
+    assert opened(config, arrays).channels == 3, "8-bit arrays of 3 bands do"
+    assert read(config, arrays, "train", "f").extension == "jpg"
+
+
+def test_geotiffs_keep_their_bands_and_their_place(geotiffs: Path, config: DatasetConfig) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
+    dataset = opened(config, geotiffs)
+    assert (dataset.channels, dataset.scale, dataset.problems) == (4, 1.0, ())
+    sample = read(config, geotiffs, "train", "b_v1")
+    with rasterio.open(geotiffs / "images" / "b.v1.tif") as source:
+        np.testing.assert_array_equal(decode_image(sample.image, sample.extension), source.read())
+        assert sample.georeference == Georeference("EPSG:32632", tuple(source.transform)[:6])
+    assert sample.extension == "npy"
+    assert sample.mask is not None
+    assert sorted(np.unique(sample.mask)) == [SAND, SEA, 255]
+    assert len(read_all(config, geotiffs)) == 9
+
+
+def test_the_nodata_value_of_a_geotiff_is_no_value(geotiffs: Path, config: DatasetConfig) -> None:
+    image = np.full((4, 24, 36), 7, dtype=np.int16)
+    image[2, 0, 0] = -9999
+    write_raster(geotiffs / "images" / "a.tif", image, nodata=-9999)
+    sample = read(config, geotiffs, "train", "a")
+    stored = decode_image(sample.image, "npy")
+    assert (stored == 0).sum() == 1
+    assert stored[2, 0, 0] == 0
+    assert len(sample.notes) == 1
+    image[2] = -9999
+    write_raster(geotiffs / "images" / "a.tif", image, nodata=-9999)
+    with pytest.raises(DataError, match="band 3 holds no value"):
+        read(config, geotiffs, "train", "a")
+
+
+def test_the_nodata_value_of_a_mask_is_ignored_unless_it_is_a_class(geotiffs: Path, config: DatasetConfig) -> None:
+    mask = np.ones((1, 24, 36), dtype=np.int16)
+    mask[0, 0] = -1
+    write_raster(geotiffs / "masks" / "a.tif", mask, nodata=-1)
+    found = read(config, geotiffs, "train", "a").mask
+    assert found is not None
+    assert (found[0] == 255).all()
+    assert (found[1:] == 1).all()
+    write_raster(geotiffs / "masks" / "a.tif", abs(mask), nodata=1)
+    found = read(config, geotiffs, "train", "a").mask
+    assert found is not None
+    assert (found == 1).all()
+
+
+def eight_bit(root: Path, bands: int) -> np.ndarray:
+    """Makes every image a GeoTIFF of 8 bits; the pixels of ``a``."""
+    image = np.random.default_rng(0).integers(0, 256, size=(bands, 24, 36), dtype=np.uint8)
+    for path in (root / "images").iterdir():
+        write_raster(path, image)
+    only(root, "a")
+    return image
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_geotiffs_of_8_bits_are_photographs(geotiffs: Path, config: DatasetConfig, bands: int) -> None:
+    image = eight_bit(geotiffs, bands)
+    dataset = opened(config, geotiffs)
+    assert (dataset.channels, dataset.scale) == (3, 1 / 255)
+    sample = read(config, geotiffs, "train", "a")
+    assert sample.extension == "png"
+    assert sample.georeference is not None
+    np.testing.assert_array_equal(decode_image(sample.image, "png"), image[np.arange(3) % min(bands, 3)])
+    assert (
+        sample.notes
+        == {
+            1: ("colour mode L, which becomes RGB",),
+            3: (),
+            4: ("colour mode RGBA, which becomes RGB", "a fourth band, taken for transparency and dropped"),
+        }[bands]
+    )
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+def test_geotiffs_of_8_bits_keep_their_bands_when_asked_or_when_they_are_no_photographs(
+    geotiffs: Path, config: DatasetConfig, bands: int
+) -> None:
+    image = eight_bit(geotiffs, bands)
+    given = config.model_copy(update={"channels": bands if bands in {1, 4} else None})
+    assert (opened(given, geotiffs).channels, opened(given, geotiffs).scale) == (bands, 1 / 255)
+    sample = read(given, geotiffs, "train", "a")
+    np.testing.assert_array_equal(decode_image(sample.image, sample.extension), image)
+
+
+def test_palettes_of_tiff_photographs_are_colours(geotiffs: Path, config: DatasetConfig) -> None:
+    eight_bit(geotiffs, 1)
+    picture = Image.fromarray(np.arange(24 * 36 * 3, dtype=np.uint8).reshape(24, 36, 3)).quantize(9)
+    picture.save(geotiffs / "images" / "a.tif")
+    stored = decode_image(read(config, geotiffs, "train", "a").image, "png")
+    np.testing.assert_array_equal(stored, np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+
+
+BAD_GEOTIFFS = {
+    "missing band": ("images", np.ones((3, 24, 36), dtype=np.uint16), {}, r"f\.tif: 3 bands, expected 4"),
+    "8 bits": (
+        "images",
+        np.ones((4, 24, 36), dtype=np.uint8),
+        {},
+        r"f\.tif has 8 bits, the first image has more than 8",
+    ),
+    "NaN band": ("images", np.full((4, 24, 36), np.nan), {}, r"f\.tif: band 1, 2, 3, 4 holds no value \(all NaN\)"),
+    "mask of another size": (
+        "masks",
+        MASK[:, :, :24],
+        {},
+        r"the mask is 24x24 pixels \(width x height\), but .* 36x24",
+    ),
+    "mask of another CRS": ("masks", MASK, {"crs": "EPSG:32633"}, "different grids: .*EPSG:32633.*warp one"),
+    "mask of another place": ("masks", MASK, {"place": (3, 0)}, "different grids"),
+    "mask of 2 bands": ("masks", np.ones((2, 24, 36), dtype=np.uint8), {}, r"f\.tif: 2 bands, expected 1"),
+    "mask of floats": ("masks", MASK.astype(np.float32), {}, "the mask holds float32 values; store class indices"),
+    "unknown mask value": ("masks", MASK.astype(np.int32) * 300, {}, r"\[300\] are no class; valid are 0 to 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GEOTIFFS)
+def test_a_bad_geotiff_gives_one_clear_data_error(geotiffs: Path, config: DatasetConfig, case: str) -> None:
+    folder, raster, settings, message = BAD_GEOTIFFS[case]
+    write_raster(geotiffs / folder / "f.tif", raster, **settings)
+    with pytest.raises(DataError, match=message):
+        read(config, geotiffs, "train", "f")
+    assert read(config, geotiffs, "train", "a").height == 24
+
+
+def test_one_reference_system_in_two_spellings_is_one_place(geotiffs: Path, config: DatasetConfig) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
+    crs = rasterio.crs.CRS.from_string("+proj=laea +lat_0=46 +lon_0=7 +datum=WGS84 +units=m").to_wkt()
+    write_raster(geotiffs / "images" / "f.tif", np.ones((4, 24, 36), dtype=np.uint16), crs=crs)
+    write_raster(geotiffs / "masks" / "f.tif", MASK, crs=crs.replace('"unknown"', '"Alps"', 1))
+    assert read(config, geotiffs, "train", "f").mask is not None
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the research data {REAL} are not here")
 def test_reads_real_photographs(config: DatasetConfig) -> None:
-    reader = open_dataset(config, REAL)
-    splits = reader.splits()
-    assert {name: len(keys) for name, keys in splits.items()} == {"train": 400, "val": 191}
-    assert len(reader.classes.names) == 21
-    samples = [reader.read("val", key) for key in splits["val"][::10]]
-    for sample in samples:
+    dataset = opened(config, REAL)
+    assert {name: len(entries) for name, entries in dataset.splits.items()} == {"train": 400, "val": 191}
+    assert (len(dataset.classes.names), dataset.problems, dataset.left_out) == (21, (), {})
+    for key in keys(dataset)["val"][::20]:
+        sample = read(config, REAL, "val", key)
+        assert sample.image == (REAL / "images" / f"{key}.jpg").read_bytes(), "stored as it is"
         assert sample.mask is not None
         shown = set(np.unique(sample.mask).tolist()) - {255}
         assert shown <= set(sample.labels), "every class in a mask is among the image's labels"
         assert decode_image(sample.image, sample.extension).shape == (3, sample.height, sample.width)
 
 
-def test_class_names_of_the_parameters_must_be_those_of_the_file(folder: Path, config: DatasetConfig):
-    swapped = config.model_copy(update={"classes": ("cow", "grass", "sky")})
-    with pytest.raises(DataError, match=r"classes\.txt and dataset\.classes differ .*Set dataset\.classes to null"):
-        open_dataset(swapped, folder)
+@pytest.mark.skipif(not SENTINEL2.is_file(), reason=f"the research data {SENTINEL2} are not here")
+def test_real_sentinel_2_goes_through_as_arrays_of_13_bands(config: DatasetConfig, tmp_path: Path) -> None:
+    """Five dates of one place, 13 bands, reflectance already scaled; the land cover gives labels and masks."""
+    raw = tmp_path / "raw"
+    for folder in ("images", "masks"):
+        (raw / folder).mkdir(parents=True)
+    with np.load(SENTINEL2) as file:
+        scenes, land_cover = file["scenes"], file["lulc"]
+    ids, names = (1, 2, 3, 4, 8), ("cultivated", "forest", "grassland", "shrubland", "artificial")
+    values = np.full(256, 255, dtype=np.uint8)  # 0 is no data
+    values[list(ids)] = range(len(ids))
+    mask = values[land_cover]
+    present = ";".join(names[k] for k in np.unique(mask) if k != 255)
+    for number, scene in enumerate(scenes):
+        np.save(raw / "images" / f"date{number}.npy", scene.transpose(2, 0, 1))
+        Image.fromarray(mask).save(raw / "masks" / f"date{number}.png")
+    (raw / "classes.txt").write_text("\n".join(names))
+    (raw / "labels.csv").write_text("image,classes\n" + "".join(f"date{n},{present}\n" for n in range(5)))
+    (raw / "splits").mkdir()
+    (raw / "splits" / "train.txt").write_text("date0\ndate1\ndate2\ndate3\n")
+    (raw / "splits" / "val.txt").write_text("date4\n")
+
+    packed(config, raw, tmp_path / "shards")
+    shards = ShardFolder.open(tmp_path / "shards")
+    assert (shards.channels, shards.scale) == (13, 1.0)
+    split = shards.split("val")
+    np.testing.assert_array_equal(split.image(0), scenes[4].transpose(2, 0, 1))
+    np.testing.assert_array_equal(split.mask(0, TRUTH), mask)
+    assert split.labels.all()
+    assert shards.mean is not None
+    np.testing.assert_allclose(shards.mean, scenes[:4].mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-4)

@@ -12,7 +12,9 @@ from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import EpochSampler, ShardDataset, make_loader
 from ctm.data.sample import encode_mask
-from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
+from ctm.data.shard_index import ShardIndex, write_index
+from ctm.data.shard_writer import ShardWriter
+from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError
 
 AUGMENT = AugmentConfig(flip="dihedral", min_crop=0.5)

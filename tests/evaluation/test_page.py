@@ -14,7 +14,9 @@ from torch import nn
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.sample import encode_mask
-from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
+from ctm.data.shard_index import ShardIndex, write_index
+from ctm.data.shard_writer import ShardWriter
+from ctm.data.shards import ShardFolder
 from ctm.evaluation import page
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads

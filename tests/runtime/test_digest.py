@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ctm.runtime.digest import digest_artifact, digest_listing
+from ctm.runtime.digest import digest_artifact
 
 
 def folder(root: Path, **files: str) -> Path:
@@ -37,20 +37,3 @@ def test_shards_are_known_by_their_index(tmp_path: Path):
     base = digest_artifact(folder(tmp_path, **{"index.json": "{}", "train-00000.tar": "1"}))
     assert base == hashlib.sha256(b"{}").hexdigest()
     assert digest_artifact(folder(tmp_path, **{"index.json": '{"sha256": 1}'})) != base
-
-
-def test_raw_data_are_known_by_names_and_sizes(tmp_path: Path):
-    base = digest_listing(folder(tmp_path / "raw", **{"images/a.jpg": "12", "labels.csv": "3"}))
-    assert digest_listing(folder(tmp_path / "copy", **{"images/a.jpg": "21", "labels.csv": "3"})) == base
-    assert digest_listing(folder(tmp_path / "grown", **{"images/a.jpg": "123", "labels.csv": "3"})) != base
-    assert digest_listing(folder(tmp_path / "named", **{"images/b.jpg": "12", "labels.csv": "3"})) != base
-
-
-def test_a_missing_folder_is_left_to_the_reader_to_report(tmp_path: Path):
-    assert digest_listing(tmp_path / "nothing") == digest_listing(tmp_path / "nor this")
-
-
-def test_a_link_to_raw_data_is_the_data(tmp_path: Path):
-    raw = folder(tmp_path / "raw", **{"images/a.jpg": "12"})
-    (tmp_path / "link").symlink_to(raw)
-    assert digest_listing(tmp_path / "link") == digest_listing(raw)

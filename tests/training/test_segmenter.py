@@ -13,7 +13,9 @@ from torch import nn
 
 from ctm.data.classes import ClassTable
 from ctm.data.sample import encode_mask
-from ctm.data.shards import ShardFolder, ShardIndex, ShardWriter, write_index
+from ctm.data.shard_index import ShardIndex, write_index
+from ctm.data.shard_writer import ShardWriter
+from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError
 from ctm.models.segmenter import save_segmenter
 from ctm.params import Params

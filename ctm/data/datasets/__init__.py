@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.dfc2020 import Dfc2020Reader
-from ctm.data.datasets.folder import FolderReader
-from ctm.data.datasets.reader import Reader
+from ctm.data.datasets.dfc2020 import open_dfc2020
+from ctm.data.datasets.folder import open_folder
+from ctm.data.datasets.reader import Problem, RawDataset
 from ctm.errors import DataError
+from ctm.runtime.storage import Tree
 
 __all__ = ["READERS", "open_dataset"]
 
-READERS: dict[str, Callable[[DatasetConfig, Path], Reader]] = {
-    "dfc2020": Dfc2020Reader,
-    "folder": FolderReader,
+READERS: dict[str, Callable[[DatasetConfig, Tree], RawDataset]] = {
+    "dfc2020": open_dfc2020,
+    "folder": open_folder,
 }
 """The reader of each ``dataset.format``."""
 
 
-def open_dataset(config: DatasetConfig, root: Path) -> Reader:
-    """Opens the raw data set in the local folder ``root``.
+def open_dataset(config: DatasetConfig, tree: Tree) -> RawDataset:
+    """Reads the lists of the raw data set that lies in ``tree``.
 
     Raises:
-        DataError: the folder is missing, its format has no reader yet, or its contents are inconsistent.
-        ParamsError: the configuration contradicts the data.
+        DataError: the tree does not have the format's layout, a list contradicts itself, two images get one key, or a
+            split is empty.
+        ParamsError: the configuration contradicts the format.
+        StorageError: the tree cannot be read.
     """
-    if config.format not in READERS:
-        raise DataError(
-            f"dataset.format {config.format!r} cannot be read yet; formats that can: {', '.join(sorted(READERS))}"
-        )
-    if not root.is_dir():
-        raise DataError(f"the raw data folder {root} does not exist; set dataset.root to where the data lie")
-    return READERS[config.format](config, root)
+    dataset = READERS[config.format](config, tree)
+    refused = [Problem(path, f"{tree.place(path)} is {reason}") for path, reason in tree.refused.items()]
+    counts = Counter(entry.key for entries in dataset.splits.values() for entry in entries)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(f"{tree.uri}: {len(twice)} images occur twice, such as {twice[0]!r}; each may be in one split")
+    for name, entries in dataset.splits.items():
+        if not entries:
+            hint = f"; {dataset.problems[0].message}" if dataset.problems else ""
+            raise DataError(f"{tree.uri}: split {name!r} has no image{hint}")
+    left_out = {reason: count for reason, count in dataset.left_out.items() if count}
+    return replace(dataset, problems=(*refused, *dataset.problems), left_out=left_out)

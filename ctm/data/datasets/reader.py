@@ -1,42 +1,110 @@
-"""What every raw-data reader offers, and the checks that all of them share."""
+"""What every raw data set offers, whatever its layout on disk, and the checks that all of them share.
+
+A reader is a function ``open_<format>(config, tree) -> RawDataset``. It looks at names, lists and tables only; the
+pictures are decoded later, sample by sample and in many processes, by the data set's ``decode``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
 from ctm.data.sample import Sample
 from ctm.errors import ParamsError
 
-__all__ = ["Reader", "check_channels", "class_table"]
+__all__ = [
+    "Decode",
+    "Entry",
+    "Problem",
+    "RawDataset",
+    "RawFile",
+    "check_channels",
+    "class_table",
+    "known_classes",
+    "present_labels",
+]
 
 
-class Reader(Protocol):
-    """A raw data set: its classes, its splits, and one validated sample at a time."""
+class RawFile(NamedTuple):
+    """A file of the raw data, read."""
 
-    @property
-    def classes(self) -> ClassTable:
-        """What the mask values mean."""
+    path: str
+    """How messages name it."""
+    data: bytes
+    """Its contents."""
 
-    @property
-    def channels(self) -> int:
-        """Number of image channels."""
 
-    @property
-    def scale(self) -> float:
-        """Multiplier that brings stored pixel values to about [0, 1]."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A sample of a raw data set that has not been read yet.
 
-    def splits(self) -> Mapping[str, Sequence[str]]:
-        """The keys of each split (``train``, ``val``) in an order that does not change between runs."""
+    Attributes:
+        key: unique in the data set; letters, digits, ``_`` and ``-`` (see ``safe_key``).
+        files: the sample's files by role (``image``, ``mask``, ...), as paths in the tree; the image first.
+        labels: image-level labels as mask values, where tables give them; None where decoding finds them in a mask.
+        details: whatever else ``decode`` needs for this sample.
+    """
 
-    def read(self, split: str, key: str) -> Sample:
-        """Reads and validates one sample.
+    key: str
+    files: Mapping[str, str]
+    labels: tuple[int, ...] | None = None
+    details: Any = None
+
+
+class Problem(NamedTuple):
+    """A file that cannot be used as it is."""
+
+    path: str
+    """The file's path in the tree."""
+    message: str
+    """What is wrong with it, where, and what to do."""
+
+
+class Decode(Protocol):
+    """Makes a sample of an entry and its files.
+
+    It reads nothing else, can be sent to other processes, and gives the same sample each time.
+    """
+
+    def __call__(self, entry: Entry, files: Mapping[str, RawFile]) -> Sample:
+        """Decodes and validates one sample.
+
+        Args:
+            entry: what is known of it.
+            files: the contents of each of ``entry.files``, by role.
 
         Raises:
-            DataError: the sample is unreadable or inconsistent.
+            DataError: a file is damaged or contradicts another.
         """
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw data set whose lists have been read.
+
+    Attributes:
+        classes: what the mask values mean.
+        channels: number of image channels.
+        scale: multiplier that brings stored pixel values to about [0, 1].
+        splits: the entries of ``train`` and ``val``, in an order that does not change between runs.
+        decode: makes a sample of an entry.
+        problems: files that should be there, or should fit the others, and do not; their samples are in no split.
+        left_out: how many samples the data set's own rules leave out, by reason.
+    """
+
+    classes: ClassTable
+    channels: int
+    scale: float
+    splits: Mapping[str, Sequence[Entry]]
+    decode: Decode
+    problems: Sequence[Problem] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def class_table(names: Sequence[str], config: DatasetConfig) -> ClassTable:
@@ -56,6 +124,20 @@ def class_table(names: Sequence[str], config: DatasetConfig) -> ClassTable:
     return ClassTable(names=tuple(names), background=background)
 
 
+def known_classes(names: Sequence[str], config: DatasetConfig) -> ClassTable:
+    """The class table of a format whose classes are fixed; the configuration may rename, not add or remove them.
+
+    Raises:
+        ParamsError: the configuration names another number of classes, or see ``class_table``.
+    """
+    if config.classes is not None and len(config.classes) != len(names):
+        raise ParamsError(
+            f"dataset.classes has {len(config.classes)} names, but format {config.format!r} has {len(names)} classes: "
+            f"{', '.join(names)}. Set it to null to take these"
+        )
+    return class_table(config.classes or names, config)
+
+
 def check_channels(config: DatasetConfig, channels: int) -> None:
     """Checks that the configuration asks for no other number of channels than the format has.
 
@@ -67,3 +149,10 @@ def check_channels(config: DatasetConfig, channels: int) -> None:
             f"dataset.channels is {config.channels}, but format {config.format!r} has {channels}; "
             "set it to null or to that number"
         )
+
+
+def present_labels(mask: NDArray[np.uint8], classes: ClassTable, *, min_fraction: float) -> tuple[int, ...]:
+    """Classes with a token that cover at least ``min_fraction`` of ALL pixels of ``mask``, and at least one pixel."""
+    pixels = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    least = max(1.0, min_fraction * mask.size)
+    return tuple(k for k in classes.tokens if pixels[k] >= least)

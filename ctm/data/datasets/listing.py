@@ -1,0 +1,122 @@
+"""Finding folders and reading lists and tables in a tree of raw data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+from ctm.data.datasets.reader import Problem
+from ctm.errors import DataError
+from ctm.runtime.storage import Tree
+
+__all__ = ["find_prefix", "folder_files", "problem", "read_list", "read_table", "read_text"]
+
+
+def find_prefix(tree: Tree, marker: str) -> str | None:
+    """Where ``marker`` (the beginning of a path, such as ``JPEGImages/``) lies: ``""`` at the root, else the folders
+    before it with a slash at the end; None if nowhere.
+
+    Archives are often unpacked one or two folders too deep; the shallowest place wins, then the first.
+    """
+    places = {path[: -len(rest)] for path in tree.files for rest in _tails(path) if rest.startswith(marker)}
+    return min(places, key=lambda place: (place.count("/"), place), default=None)
+
+
+def _tails(path: str) -> Iterable[str]:
+    """``a/b/c``, ``b/c``, ``c``."""
+    parts = path.split("/")
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def folder_files(tree: Tree, folder: str, *, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Paths of the files directly in ``folder`` with one of ``suffixes`` (lower case), by stem, ascending.
+
+    Raises:
+        DataError: two files have the same stem.
+    """
+    found: dict[str, str] = {}
+    start = f"{folder}/" if folder else ""
+    for path in tree.files:
+        name = path[len(start) :]
+        stem, dot, suffix = name.rpartition(".")
+        if not path.startswith(start) or "/" in name or f"{dot}{suffix}".lower() not in suffixes:
+            continue
+        if stem in found:
+            raise DataError(f"{tree.place(found[stem])} and {tree.place(path)} have one name; remove one")
+        found[stem] = path
+    return found
+
+
+def read_text(tree: Tree, path: str) -> str:
+    """The text of a UTF-8 file with or without a byte order mark.
+
+    Raises:
+        DataError: the file is missing or is no UTF-8.
+    """
+    if path not in tree.files:
+        raise DataError(f"{tree.place(path)} is missing")
+    try:
+        return tree.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{tree.place(path)} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def read_list(tree: Tree, path: str) -> list[str]:
+    """The first word of each line that is not empty, whether or not the last line ends.
+
+    Raises:
+        DataError: the file is missing, is no UTF-8, or has a line twice.
+    """
+    words = [line.split()[0] for line in read_text(tree, path).splitlines() if line.strip()]
+    if len(set(words)) != len(words):
+        twice = next(word for number, word in enumerate(words) if word in words[:number])
+        raise DataError(f"{tree.place(path)}: {twice!r} is listed twice")
+    return words
+
+
+def read_table(
+    tree: Tree, path: str, *, columns: Iterable[str], delimiter: str = ",", hint: str = ""
+) -> list[tuple[int, list[str]]]:
+    """Line number and the wanted cells, stripped, of each row of a table with a header.
+
+    Args:
+        tree: where the file lies.
+        path: the file.
+        columns: the names of the wanted cells' columns.
+        delimiter: what stands between two cells.
+        hint: what to do about a row with more cells than the header, for the message.
+
+    Raises:
+        DataError: the file is missing, is no UTF-8, lacks a column, or a row has more cells than the header.
+    """
+    wanted = list(columns)
+    rows = csv.DictReader(io.StringIO(read_text(tree, path), newline=""), delimiter=delimiter)
+    try:
+        return _cells(rows, tree.place(path), wanted=wanted, hint=hint)
+    except csv.Error as error:
+        raise DataError(
+            f"{tree.place(path)} line {rows.line_num}: {error}; is a quotation mark not closed before it?"
+        ) from error
+
+
+def _cells(rows: csv.DictReader[str], place: str, *, wanted: list[str], hint: str) -> list[tuple[int, list[str]]]:
+    missing = sorted(set(wanted) - set(rows.fieldnames or ()))
+    if missing:
+        raise DataError(
+            f"{place}: no column {' and '.join(map(repr, missing))} in the first line; "
+            f"found {list(rows.fieldnames or ())}"
+        )
+    result = []
+    for row in rows:
+        if None in row:
+            raise DataError(f"{place} line {rows.line_num}: more cells than columns{hint and '; '}{hint}")
+        result.append((rows.line_num, [(row[name] or "").strip() for name in wanted]))
+    return result
+
+
+def problem(tree: Tree, path: str, message: str) -> Problem:
+    """A problem with a file, whose message begins with the file's place."""
+    return Problem(path, f"{tree.place(path)}: {message}")

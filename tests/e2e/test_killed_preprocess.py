@@ -1,0 +1,94 @@
+"""Preprocess that is killed at random moments goes on to the very same bytes, and leaves no process behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+KILLS = 10
+SETTINGS = ("--set", "preprocess.shard_mb=1", "--set", "dataset.classes=null", "--set", "dataset.normalise=statistics")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 pictures of noise, 15 MB in all, so that a second's work makes 15 shards."""
+    root = tmp_path_factory.mktemp("kills") / "photos"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["image,classes"]
+    for number in range(400):
+        pixels = rng.integers(0, 256, size=(90, 140, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"p{number:03d}.png")
+        rows.append(f"p{number:03d},{'cow' if number % 3 else 'grass'}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    (root / "classes.txt").write_text("grass\ncow\n")
+    return root
+
+
+def start(root: Path, photographs: Path) -> subprocess.Popen[str]:
+    """Starts preprocess with two workers in a process group of its own."""
+    root.mkdir(exist_ok=True)
+    ctm = Path(sys.executable).with_name("ctm")
+    subprocess.run([ctm, "init", "msrc21", "--force", *SETTINGS], cwd=root, check=True, capture_output=True)
+    command = [ctm, "preprocess", "--raw", str(photographs), "--workers", "2"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, log = process.communicate()
+    assert process.returncode == 0, log
+    return log
+
+
+def digest(root: Path) -> dict[str, str]:
+    files = [*(root / "artifacts" / "shards").iterdir(), root / "report" / "data.png", root / "metrics/preprocess.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def is_gone(group: int) -> bool:
+    """Whether every process of a group has ended, within five seconds."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_killed_at_ten_random_moments_it_ends_in_the_bytes_of_an_undisturbed_run(
+    photographs: Path, tmp_path: Path
+) -> None:
+    whole = start(tmp_path / "whole", photographs)
+    began = time.perf_counter()
+    finish(whole)
+    duration = time.perf_counter() - began
+    expected = digest(tmp_path / "whole")
+    assert len([name for name in expected if name.endswith(".tar")]) >= 12
+    moments = random.Random(20).choices(range(5, 100), k=KILLS)
+    resumed = 0
+    for percent in moments:
+        root = tmp_path / f"killed{percent}"
+        process = start(root, photographs)
+        time.sleep(duration * percent / 100)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert is_gone(process.pid), f"killed after {percent} %: a worker lives on"
+        log = finish(start(root, photographs))
+        resumed += "resuming after" in log
+        assert digest(root) == expected, f"killed after {percent} % of {duration:.1f} s"
+        assert not list((root / ".ctm" / "checkpoints").rglob("*.tar"))
+    assert resumed >= 2, f"only {resumed} of the kills found finished shards"
