@@ -7,17 +7,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ctm.data.config import DatasetConfig
+from ctm.data.datasets.ade20k import open_ade20k
+from ctm.data.datasets.coco2014 import open_coco2014
 from ctm.data.datasets.dfc2020 import open_dfc2020
+from ctm.data.datasets.endotect import open_endotect
 from ctm.data.datasets.folder import open_folder
 from ctm.data.datasets.reader import Problem, RawDataset
+from ctm.data.datasets.voc2012 import open_voc2012
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
 __all__ = ["READERS", "open_dataset"]
 
 READERS: dict[str, Callable[[DatasetConfig, Tree], RawDataset]] = {
+    "ade20k": open_ade20k,
+    "coco2014": open_coco2014,
     "dfc2020": open_dfc2020,
+    "endotect": open_endotect,
     "folder": open_folder,
+    "voc2012": open_voc2012,
 }
 """The reader of each ``dataset.format``."""
 

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctm.data.classes import IGNORE
+from ctm.data.config import DatasetConfig
+from ctm.data.datasets.voc2012 import CLASS_NAMES, open_voc2012
+from ctm.data.sample import decode_image
+from ctm.errors import DataError, ParamsError
+from ctm.params import load_preset
+from ctm.runtime.storage import open_tree
+from tests.miniatures.samples import keys, opened, read, read_all
+from tests.miniatures.voc2012 import (
+    AUG_ONLY,
+    SCENES,
+    TRAIN,
+    TRAIN_AUG,
+    UNLISTED,
+    VAL,
+    scene,
+    with_void,
+    write_list,
+    write_mask,
+    write_sbd_mask,
+    write_voc2012,
+)
+
+COW, DOG, PERSON, BOTTLE = (CLASS_NAMES.index(name) for name in ("cow", "dog", "person", "bottle"))
+
+
+def voc(**options: object) -> DatasetConfig:
+    return DatasetConfig.model_validate({"format": "voc2012", "root": "raw", "background": "background", **options})
+
+
+def home(root: Path) -> Path:
+    return root / "VOCdevkit" / "VOC2012"
+
+
+def lists(root: Path) -> Path:
+    return home(root) / "ImageSets" / "Segmentation"
+
+
+def present(name: str) -> tuple[int, ...]:
+    return tuple(sorted(CLASS_NAMES.index(one) for one in SCENES[name][1]))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The miniature with train_aug.txt and SegmentationClassAug."""
+    write_voc2012(tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def sbd_root(tmp_path: Path) -> Path:
+    """The miniature with raw SBD."""
+    pytest.importorskip("scipy", reason="writes the .mat files")
+    write_voc2012(tmp_path / "raw", aug="sbd")
+    return tmp_path / "raw"
+
+
+def test_trains_on_train_aug_and_has_truth_for_the_devkits_own_lists_alone(root: Path) -> None:
+    dataset = opened(voc(), root)
+    assert keys(dataset) == {"train": list(TRAIN_AUG), "val": list(VAL)}, "the last line of val.txt does not end"
+    assert (dataset.channels, dataset.scale) == (3, 1 / 255)
+    assert (dataset.classes.names, dataset.classes.background) == (CLASS_NAMES, 0)
+    assert list(dataset.problems) == []
+    assert dataset.left_out == {"images in neither the train nor the val list": 1}
+    samples = read_all(voc(), root)
+    assert {name for name, sample in samples.items() if sample.mask is not None} == {*TRAIN, *VAL}
+    assert {name: sample.labels for name, sample in samples.items()} == {name: present(name) for name in samples}
+    assert UNLISTED not in samples
+
+
+def test_a_palette_mask_is_read_by_index_and_keeps_its_void(root: Path) -> None:
+    name = TRAIN[0]
+    path = home(root) / "SegmentationClass" / f"{name}.png"
+    with Image.open(path) as image:
+        assert image.mode == "P"
+    sample = read(voc(), root, "train", name)
+    np.testing.assert_array_equal(sample.mask, with_void(scene(*SCENES[name], seed=32)[1]))
+    assert sample.mask is not None
+    assert sorted(np.unique(sample.mask)) == [0, COW, PERSON, IGNORE]
+
+
+def test_photographs_keep_their_bytes_and_odd_sizes(root: Path) -> None:
+    for name, sample in read_all(voc(), root).items():
+        assert sample.image == (home(root) / "JPEGImages" / f"{name}.jpg").read_bytes()
+        assert (sample.extension, (sample.height, sample.width)) == ("jpg", SCENES[name][0])
+
+
+def test_labels_come_from_the_aug_mask_and_truth_does_not(root: Path) -> None:
+    name = TRAIN[1]
+    mask = np.full(SCENES[name][0], 1, dtype=np.uint8)
+    write_mask(home(root) / "SegmentationClassAug" / f"{name}.png", mask)
+    sample = read(voc(), root, "train", name)
+    assert sample.labels == (1,)
+    assert sample.mask is not None
+    assert sorted(np.unique(sample.mask)) == [0, DOG, IGNORE]
+
+
+def test_an_image_of_train_aug_alone_has_no_truth_even_if_its_mask_lies_among_the_devkits(root: Path) -> None:
+    name = AUG_ONLY[0]
+    aug = home(root) / "SegmentationClassAug" / f"{name}.png"
+    shutil.move(aug, home(root) / "SegmentationClass" / f"{name}.png")
+    sample = read(voc(), root, "train", name)
+    assert sample.mask is None
+    assert sample.labels == present(name)
+
+
+def test_small_objects_are_no_labels_below_the_least_fraction(root: Path) -> None:
+    name = VAL[0]
+    mask = np.zeros(SCENES[name][0], dtype=np.uint8)
+    mask[0, :2] = DOG
+    mask[1:9] = COW
+    write_mask(home(root) / "SegmentationClass" / f"{name}.png", mask)
+    assert read(voc(), root, "val", name).labels == (COW, DOG)
+    assert read(voc(min_label_fraction=0.01), root, "val", name).labels == (COW,)
+
+
+def test_annotations_give_difficult_objects_too_and_no_parts(root: Path) -> None:
+    config = voc(labels_from="annotations")
+    assert read(config, root, "train", TRAIN[0]).labels == (BOTTLE, COW, PERSON)
+    assert read(voc(), root, "train", TRAIN[0]).labels == (COW, PERSON), "the bottle is in no mask"
+    assert "<part><name>head</name>" in (home(root) / "Annotations" / f"{TRAIN[0]}.xml").read_text()
+    samples = read_all(config, root)
+    assert {name for name, sample in samples.items() if sample.mask is not None} == {*TRAIN, *VAL}
+    assert samples[AUG_ONLY[1]].labels == present(AUG_ONLY[1])
+
+
+def test_annotations_need_no_masks_at_all(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("SegmentationClass", "SegmentationClassAug"):
+        shutil.rmtree(home(root) / folder)
+    samples = read_all(voc(labels_from="annotations"), root)
+    assert len(samples) == len(TRAIN_AUG) + len(VAL)
+    assert all(sample.mask is None for sample in samples.values())
+    assert "SegmentationClass has no masks: there is no truth to score by" in caplog.text
+
+
+def test_renamed_classes_still_find_the_names_of_the_annotations(root: Path) -> None:
+    names = ("nothing", *(name.upper() for name in CLASS_NAMES[1:]))
+    config = voc(classes=names, background="nothing", labels_from="annotations")
+    assert opened(config, root).classes.names == names
+    assert read(config, root, "train", TRAIN[1]).labels == (DOG,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"<annotation><object><name>zebra</name></object></annotation>", "unknown class 'zebra'; valid names: aeropl"),
+        (b"<annotation><object/></annotation>", "objects of unknown class ''"),
+        (b"<annotation><object><name>dog</name>", "no readable XML"),
+        (b"", "no readable XML"),
+        (b'<?xml version="1.0" encoding="martian"?><annotation/>', "no readable XML"),
+        (b"<html/>", "it holds <html>, not <annotation>"),
+    ],
+)
+def test_a_bad_annotation_is_named(root: Path, text: bytes, message: str) -> None:
+    (home(root) / "Annotations" / f"{VAL[0]}.xml").write_bytes(text)
+    with pytest.raises(DataError, match=rf"{VAL[0]}\.xml.*{message}"):
+        read(voc(labels_from="annotations"), root, "val", VAL[0])
+
+
+def test_the_other_name_and_the_other_spelling_of_the_train_aug_list_are_read(root: Path) -> None:
+    (lists(root) / "train_aug.txt").unlink()
+    lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in reversed(TRAIN_AUG)]
+    write_list(lists(root) / "trainaug.txt", lines, final_newline=False)
+    assert keys(opened(voc(), root))["train"] == list(reversed(TRAIN_AUG)), "in the order of the list"
+    assert keys(opened(voc(train_list="train_aug"), root))["train"] == list(reversed(TRAIN_AUG))
+
+
+def test_train_alone_needs_nothing_of_sbd(tmp_path: Path) -> None:
+    write_voc2012(tmp_path, aug=None)
+    config = voc(train_list="train")
+    dataset = opened(config, tmp_path)
+    assert keys(dataset) == {"train": list(TRAIN), "val": list(VAL)}
+    assert dataset.left_out == {"images in neither the train nor the val list": len(AUG_ONLY) + 1}
+    samples = read_all(config, tmp_path)
+    assert all(sample.mask is not None and sample.labels == present(name) for name, sample in samples.items())
+
+
+def test_without_a_list_and_without_sbd_the_message_says_what_was_looked_for(tmp_path: Path) -> None:
+    write_voc2012(tmp_path, aug=None)
+    with pytest.raises(DataError) as error:
+        opened(voc(), tmp_path)
+    for words in ("train_aug.txt or trainaug.txt", "VOCaug/dataset", "`--set dataset.train_list=train`", str(tmp_path)):
+        assert words in str(error.value)
+
+
+def test_raw_sbd_gives_the_list_and_the_labels(sbd_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        dataset = opened(voc(), sbd_root)
+    assert keys(dataset) == {"train": sorted(TRAIN_AUG), "val": list(VAL)}, "VOC's val images of SBD are left out"
+    assert "has 7 images; the usual one has 10,582" in caplog.text
+    assert list(dataset.problems) == []
+    samples = read_all(voc(), sbd_root)
+    assert {name: sample.labels for name, sample in samples.items()} == {name: present(name) for name in samples}
+    assert {name for name, sample in samples.items() if sample.mask is not None} == {*TRAIN, *VAL}
+
+
+def test_labels_prefer_sbd_to_the_devkit_and_the_aug_mask_to_both(sbd_root: Path) -> None:
+    name = TRAIN[1]
+    ones = np.ones(SCENES[name][0], dtype=np.uint8)
+    write_sbd_mask(sbd_root / "VOCdevkit" / "VOCaug" / "dataset" / "cls" / f"{name}.mat", ones)
+    assert read(voc(), sbd_root, "train", name).labels == (1,)
+    write_mask(home(sbd_root) / "SegmentationClassAug" / f"{name}.png", 2 * ones)
+    assert read(voc(), sbd_root, "train", name).labels == (2,)
+
+
+@pytest.mark.parametrize("place", ["benchmark_RELEASE/dataset", "VOCdevkit/VOC2012/sbd", "elsewhere/deep/down"])
+def test_raw_sbd_is_found_under_any_name(sbd_root: Path, place: str) -> None:
+    (sbd_root / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(sbd_root / "VOCdevkit" / "VOCaug" / "dataset", sbd_root / place)
+    assert keys(opened(voc(), sbd_root))["train"] == sorted(TRAIN_AUG)
+
+
+def test_raw_sbd_without_its_lists_is_named(sbd_root: Path) -> None:
+    (sbd_root / "VOCdevkit" / "VOCaug" / "dataset" / "val.txt").unlink()
+    with pytest.raises(DataError, match=r"VOCaug/dataset/val\.txt is missing"):
+        opened(voc(), sbd_root)
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_the_root_may_be_the_devkit_or_a_folder_above_it(root: Path, below: str) -> None:
+    assert keys(opened(voc(), root / below)) == {"train": list(TRAIN_AUG), "val": list(VAL)}
+    assert read(voc(), root / below, "val", VAL[0]).labels == present(VAL[0])
+
+
+def test_another_year_beside_it_is_not_read(root: Path) -> None:
+    for name in ("train", "val", "train_aug"):
+        write_list(root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Segmentation" / f"{name}.txt", ["000001"])
+    assert keys(opened(voc(), root)) == {"train": list(TRAIN_AUG), "val": list(VAL)}
+
+
+def test_a_folder_without_the_devkit_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(DataError, match=rf"{tmp_path} holds no folder ImageSets/Segmentation/.*set dataset\.root"):
+        opened(voc(), tmp_path)
+
+
+@pytest.mark.parametrize("train_list", ["train_aug", "train"])
+def test_an_image_of_train_and_val_is_refused(root: Path, train_list: str) -> None:
+    write_list(lists(root) / "train.txt", [*TRAIN, VAL[1]])
+    write_list(lists(root) / "train_aug.txt", [*TRAIN_AUG, VAL[1]])
+    with pytest.raises(DataError, match=rf"1 images are in the train list and in val.txt, such as '{VAL[1]}'"):
+        opened(voc(train_list=train_list), root)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("val.txt", None, r"val\.txt is missing"),
+        ("train.txt", None, r"train\.txt is missing"),
+        ("val.txt", b"2007_000033\n2007_000033\n", r"val\.txt.*'2007_000033' is listed twice"),
+        (
+            "train_aug.txt",
+            b"2007_000032\n/JPEGImages/2007_000032.jpg x\n",
+            r"train_aug\.txt.*'2007_000032' is listed twice",
+        ),
+        ("train_aug.txt", b"2007_\xe9\n", r"train_aug\.txt is no UTF-8 text"),
+        ("val.txt", b"\n \n", "split 'val' has no image"),
+    ],
+)
+def test_a_bad_list_is_named(root: Path, name: str, content: bytes | None, message: str) -> None:
+    (lists(root) / name).unlink()
+    if content is not None:
+        (lists(root) / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        opened(voc(), root)
+
+
+@pytest.mark.parametrize(
+    ("gone", "config", "message"),
+    [
+        (f"JPEGImages/{AUG_ONLY[0]}.jpg", voc(), f"JPEGImages/{AUG_ONLY[0]}.jpg: missing, but listed"),
+        (
+            f"SegmentationClassAug/{AUG_ONLY[0]}.png",
+            voc(),
+            f"JPEGImages/{AUG_ONLY[0]}.jpg: no mask in SegmentationClassAug, raw SBD or SegmentationClass",
+        ),
+        (
+            f"Annotations/{AUG_ONLY[0]}.xml",
+            voc(labels_from="annotations"),
+            f"JPEGImages/{AUG_ONLY[0]}.jpg: no XML file in Annotations to take labels from",
+        ),
+        (f"SegmentationClass/{TRAIN[2]}.png", voc(), f"SegmentationClass/{TRAIN[2]}.png: missing, but the devkit"),
+        (f"SegmentationClass/{VAL[2]}.png", voc(), f"JPEGImages/{VAL[2]}.jpg: no mask in SegmentationClassAug"),
+        (
+            f"SegmentationClass/{VAL[2]}.png",
+            voc(labels_from="annotations"),
+            f"SegmentationClass/{VAL[2]}.png: missing, but the devkit",
+        ),
+    ],
+)
+def test_a_missing_file_is_a_problem_of_its_image_alone(
+    root: Path, gone: str, config: DatasetConfig, message: str
+) -> None:
+    (home(root) / gone).unlink()
+    dataset = opened(config, root)
+    (problem,) = dataset.problems
+    assert problem.message.startswith(f"{home(root)}/{message}")
+    left = [name for names in keys(dataset).values() for name in names]
+    assert left == [name for name in (*TRAIN_AUG, *VAL) if name != Path(gone).stem]
+
+
+@pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassAug"])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.full((33, 47), 21, dtype=np.uint8), r"mask values \[21\] are no class; valid are 0 to 20 .* and 255"),
+        (np.zeros((47, 33), dtype=np.uint8), "the mask is 33x47 pixels .* but its image is 47x33"),
+        (np.zeros((33, 47, 3), dtype=np.uint8), "colour mode 'RGB'"),
+    ],
+)
+def test_a_bad_mask_is_named(root: Path, folder: str, mask: np.ndarray, message: str) -> None:
+    write_mask(home(root) / folder / f"{TRAIN[0]}.png", mask)
+    with pytest.raises(DataError, match=rf"{folder}/{TRAIN[0]}\.png.*{message}"):
+        read(voc(), root, "train", TRAIN[0])
+
+
+@pytest.mark.parametrize("keep", [0, 300])
+@pytest.mark.parametrize(("file", "words"), [("JPEGImages/{}.jpg", "image"), ("SegmentationClass/{}.png", "mask")])
+def test_a_truncated_file_is_named(root: Path, file: str, words: str, keep: int) -> None:
+    path = home(root) / file.format(VAL[0])
+    path.write_bytes(path.read_bytes()[: keep if words == "image" else keep // 6])
+    with pytest.raises(DataError, match=rf"{path.name}.*no readable {words}"):
+        read(voc(), root, "val", VAL[0])
+
+
+def test_the_decoder_travels_without_the_lists(root: Path) -> None:
+    decode = opened(voc(), root).decode
+    assert pickle.loads(pickle.dumps(decode)) == decode
+    assert len(pickle.dumps(decode)) < 1000
+
+
+def test_a_tree_can_be_opened_without_reading_a_picture(root: Path) -> None:
+    for path in root.rglob("*.jpg"):
+        path.write_bytes(b"")
+    assert len(open_voc2012(voc(), open_tree(str(root))).splits["train"]) == len(TRAIN_AUG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"background": None}, r"dataset\.background is None.*`--set dataset\.background=background`"),
+        ({"background": "dog"}, r"dataset\.background is 'dog'.*`--set dataset\.background=background`"),
+        ({"background": "void"}, "'void' is no class"),
+        ({"classes": CLASS_NAMES[:20]}, "has 20 names, but format 'voc2012' has 21 classes"),
+        ({"channels": 4}, "has 3"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(root: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        opened(voc(**options), root)
+
+
+def test_the_preset_reads_it(root: Path) -> None:
+    config = load_preset("voc2012").dataset
+    assert config.classes == CLASS_NAMES
+    samples = read_all(config, root)
+    assert {decode_image(sample.image, sample.extension).shape[0] for sample in samples.values()} == {3}
