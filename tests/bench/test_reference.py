@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.__main__ import Row, Sizes, close, make_model, measured, nearest_everywhere, rows, two_or_three
 from bench.measure import median_seconds, peak_megabytes
+from bench.models import Sizes, close, make_model, model_rows, nearest_everywhere, two_or_three
 from bench.reference import (
     assign_paper_by_pixels,
     attention_maps_of_kept_matrices,
@@ -19,6 +19,7 @@ from bench.reference import (
     paint_by_pixels,
     relevance_one_by_one,
 )
+from bench.row import Row, measured
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
@@ -85,7 +86,7 @@ def test_the_check_of_the_fill_sees_a_value_that_is_not_nearest():
 
 
 def test_every_row_of_the_table_agrees_and_is_measured():
-    lines = [measured(row, repeats=1) for row in rows(TINY)]
+    lines = [measured(row, repeats=1) for row in model_rows(TINY)]
     assert len(lines) == 10
     assert all(" ms" in line for line in lines)
 
