@@ -105,7 +105,7 @@ def findings_lines(
         yield f"  left out: {count:,} {reason}"
     notes = sum((found.notes for found in findings.values()), Counter[str]())
     for note, count in notes.most_common():
-        yield f"  {count:,} images: {note}"
+        yield f"  {count:,} image{'s' if count > 1 else ''}: {note}"
     problems = all_problems(dataset, findings)
     if problems:
         yield f"  {len(problems):,} files cannot be used:"

@@ -122,7 +122,8 @@ def decode_image(data: bytes, extension: str) -> NDArray[Any]:
             array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
         else:
             with Image.open(io.BytesIO(data)) as image:
-                array = np.array(image.convert("RGB")).transpose(2, 0, 1)
+                rgb = image if image.mode == "RGB" else image.convert("RGB")
+                array = np.array(rgb).transpose(2, 0, 1)
     except UNREADABLE as error:
         raise DataError(f"the bytes are no readable {extension} image: {error}") from error
     if array.ndim != 3:

@@ -90,7 +90,7 @@ def image_to_input(image: NDArray[Any], inputs: InputSpec, geometry: Geometry | 
         geometry: random changes; None for the whole image as it is.
     """
     geometry = geometry or Geometry(0, 0, *image.shape[1:])
-    tensor = geometry.crop(torch.from_numpy(image.astype(np.float32)) * inputs.scale)
+    tensor = geometry.crop(torch.from_numpy(image)).to(torch.float32, copy=True).mul_(inputs.scale)
     tensor = F.interpolate(tensor[None], inputs.image_size, mode="bilinear", antialias=True)[0]
     if inputs.mean is not None and inputs.std is not None:
         tensor = (tensor - torch.tensor(inputs.mean)[:, None, None]) / torch.tensor(inputs.std)[:, None, None]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DistributedSampler
 
 from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
@@ -148,6 +149,17 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     sampler.set_epoch(0)
     assert list(sampler) == first
     assert list(EpochSampler(50, seed=2, shuffle=True)) != first
+
+
+@pytest.mark.parametrize(("n", "world"), [(10, 3), (12, 3), (12, 4), (1, 1)])
+def test_processes_take_the_shares_that_torch_gives_them(n: int, world: int) -> None:
+    for rank in range(world):
+        torchs = DistributedSampler(range(n), num_replicas=world, rank=rank, shuffle=True)
+        assert len(EpochSampler(n, seed=0, shuffle=True, rank=rank, world=world)) == len(torchs)
+        if n % world == 0:
+            ordered = DistributedSampler(range(n), num_replicas=world, rank=rank, shuffle=False)
+            ours = EpochSampler(n, seed=0, shuffle=False, rank=rank, world=world)
+            assert [index for index, _ in ours] == list(ordered)
 
 
 @pytest.mark.parametrize(("n", "world"), [(10, 3), (9, 3), (2, 4), (1, 4)])
