@@ -85,9 +85,14 @@ def test_images_keep_the_order_of_the_split_files(raw: Path, config: DatasetConf
     (raw / "splits" / "train.txt").write_text("c\na.jpg\n\nb.v1\n")
     (raw / "images" / "more").mkdir()
     shutil.copy(raw / "images" / "a.jpg", raw / "images" / "more" / "z.jpg")
+    shutil.copy(raw / "masks" / "a.png", raw / "masks" / "a_old.png")
     dataset = opened(config, raw)
     assert keys(dataset)["train"] == ["c", "a", "b_v1"]
-    assert dataset.left_out == {"in no list of splits/": 3, "in folders below images/": 1}
+    assert dataset.left_out == {
+        "in no list of splits/": 3,
+        "masks of no image": 1,
+        "in folders below images/": 1,
+    }
 
 
 def test_background_is_a_mask_value_but_no_label(raw: Path, config: DatasetConfig) -> None:
@@ -176,6 +181,10 @@ LISTS = {
     "masks of other names": (
         lambda r: [path.rename(path.with_name(f"{path.stem}_gt.png")) for path in (r / "masks").iterdir()],
         "none of the 8 masks has the name of an image.*found a_gt.png",
+    ),
+    "masks of another kind": (
+        lambda r: [path.rename(path.with_suffix(".bmp")) for path in (r / "masks").iterdir()],
+        r"masks holds no mask \(suffixes read: .png, .tif, .tiff\), but a.bmp; convert the masks",
     ),
 }
 

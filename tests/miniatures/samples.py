@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.data.datasets import open_dataset
-from ctm.data.datasets.reader import RawDataset, RawFile
+from ctm.data.datasets.reader import Entry, RawDataset, RawFile
 from ctm.data.findings import SplitFindings
 from ctm.data.pack import Packing, write_dataset_shards
 from ctm.data.sample import Sample
@@ -26,16 +26,20 @@ def keys(dataset: RawDataset) -> dict[str, list[str]]:
 
 def read(config: DatasetConfig, root: Path, split: str, key: str) -> Sample:
     """One sample of the data set in a local folder."""
-    dataset, tree = opened(config, root), open_tree(str(root))
-    entry = next(entry for entry in dataset.splits[split] if entry.key == key)
-    files = {role: RawFile(tree.place(path), tree.read(path)) for role, path in entry.files.items()}
-    return dataset.decode(entry, files)
+    dataset = opened(config, root)
+    return _decoded(dataset, root, next(entry for entry in dataset.splits[split] if entry.key == key))
 
 
 def read_all(config: DatasetConfig, root: Path) -> dict[str, Sample]:
     """Every sample, by key."""
-    found = opened(config, root).splits
-    return {entry.key: read(config, root, split, entry.key) for split, entries in found.items() for entry in entries}
+    dataset = opened(config, root)
+    return {entry.key: _decoded(dataset, root, entry) for entries in dataset.splits.values() for entry in entries}
+
+
+def _decoded(dataset: RawDataset, root: Path, entry: Entry) -> Sample:
+    tree = open_tree(str(root))
+    files = {role: RawFile(tree.place(path), tree.read(path)) for role, path in entry.files.items()}
+    return dataset.decode(entry, files)
 
 
 def packed(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_prefix, folder_files, problem, read_text
+from ctm.data.datasets.listing import find_home, folder_files, problem, read_text
 from ctm.data.datasets.photographs import check_size, mask_values, read_photograph
 from ctm.data.datasets.reader import (
     Entry,
@@ -107,10 +107,7 @@ def _classes(config: DatasetConfig) -> ClassTable:
 def _home(tree: Tree) -> str:
     """The folder ADEChallengeData2016; the root may hold another edition of ADE20K beside it."""
     marker = f"images/{FOLDERS['train']}/"
-    home = find_prefix(tree, marker)
-    if home and not home.endswith("ADEChallengeData2016/"):
-        challenge = find_prefix(tree, f"ADEChallengeData2016/{marker}")
-        home = home if challenge is None else f"{challenge}ADEChallengeData2016/"
+    home = find_home(tree, "ADEChallengeData2016", marker)
     if home is None:
         raise DataError(
             f"{tree.uri} holds no folder {marker} with the photographs of ADE20K; "
@@ -123,8 +120,7 @@ def _check_info(tree: Tree, path: str) -> None:
     """Checks the table of the classes, where there is one: another selection of classes has other mask values."""
     if path not in tree.files:
         return
-    lines = [line.strip() for line in read_text(tree, path).splitlines() if line.strip()]
-    rows = [line for line in lines if line[0].isdigit()]
+    rows = [line for line in read_text(tree, path).splitlines() if line.strip()[:1].isdigit()]
     if len(rows) != len(CLASS_NAMES):
         raise DataError(
             f"{tree.place(path)} has {len(rows)} classes, expected {len(CLASS_NAMES)}; "

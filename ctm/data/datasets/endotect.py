@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,12 @@ from ctm.data.config import DatasetConfig
 from ctm.data.datasets.listing import find_prefix, problem, read_table
 from ctm.data.datasets.photographs import check_size, read_photograph
 from ctm.data.datasets.reader import Entry, Problem, RawDataset, RawFile, check_channels, class_table
+from ctm.data.datasets.split_by_hash import split_by_hash
 from ctm.data.sample import Sample, decode_image, safe_key
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
 
-__all__ = ["CLASS_NAMES", "FINDINGS", "OFFICIAL_NAMES", "hash_split", "open_endotect"]
+__all__ = ["CLASS_NAMES", "FINDINGS", "OFFICIAL_NAMES", "open_endotect"]
 
 FINDINGS = (
     "cecum",
@@ -110,24 +110,18 @@ def open_endotect(config: DatasetConfig, tree: Tree) -> RawDataset:
         left_out["segmented images that are no labelled polyp"] = len(masks.keys() - polyps)
     labels = _image_labels(tree)
     fold = _official_split(tree, config.folds) if config.folds else None
-    for table in filter(None, (fold, labels)):
-        bad |= _contradictions(tree, wanted, table)
+    for found in filter(None, (fold, labels)):
+        bad |= _contradictions(tree, wanted, found)
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
     for stem in sorted(wanted.keys() - bad.keys()):
-        split = fold.rows[stem].split if fold else hash_split(safe_key(stem), TRAIN_SHARE)
+        split = fold.rows[stem].split if fold else split_by_hash(safe_key(stem), train_share=TRAIN_SHARE)
         splits[split].append(_entry(stem, wanted[stem], masks, classes))
-    problems = [found for _, found in sorted(bad.items())]
-    if labels:
-        problems += _rows_without_image(tree, labels, images, selected)
+    problems = [bad[stem] for stem in sorted(bad)]
+    if table := labels or fold:
+        problems += _rows_without_image(tree, table, images, selected)
     values = {name: value for value, name in enumerate(classes.names)}
     decode = _Decode(background=values[str(config.background)], polyps=values.get(POLYPS))
     return RawDataset(classes, 3, 1 / 255, splits, decode, problems, left_out)
-
-
-def hash_split(key: str, train_share: float) -> Literal["train", "val"]:
-    """Depends on nothing but the key: a new image never moves an old one to the other split."""
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-    return "train" if number < train_share * 2**64 else "val"
 
 
 def _classes(config: DatasetConfig) -> ClassTable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -12,6 +11,7 @@ from ctm.data.config import DatasetConfig
 from ctm.data.datasets.folder_images import GEOTIFF, SUFFIXES, FolderDecode, find_kind
 from ctm.data.datasets.listing import folder_files, read_table, read_text
 from ctm.data.datasets.reader import Entry, Problem, RawDataset, class_table
+from ctm.data.datasets.split_by_hash import split_by_hash
 from ctm.data.sample import safe_key
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
@@ -43,8 +43,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
         DataError: a file is missing, a list contradicts itself or the other, or no image can be read.
         ParamsError: the configuration contradicts the data.
     """
-    classes = class_table(config.classes or _class_names(tree), config)
-    _check_names(classes.names, tree)
+    classes = _classes(config, tree)
     images = _Images(tree)
     labels = _read_labels(images, classes)
     lists = _read_splits(images)
@@ -61,6 +60,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
         problems=images.problems,
         left_out={
             "in no list of splits/": len(images.paths.keys() - listed - images.faulty),
+            "masks of no image": len(masks.keys() - {PurePosixPath(path).stem for path in images.paths.values()}),
             "in folders below images/": sum(path.count("/") > 1 for path in tree.files if _is_image(path)),
         },
     )
@@ -132,6 +132,21 @@ def _is_image(path: str) -> bool:
     return path.startswith("images/") and PurePosixPath(path).suffix.lower() in SUFFIXES
 
 
+def _classes(config: DatasetConfig, tree: Tree) -> ClassTable:
+    """The parameters' classes or those of ``classes.txt``, which must agree: the masks follow the file."""
+    if not config.classes:
+        return class_table(_class_names(tree), config)
+    classes = class_table(config.classes, config)
+    listed = _class_names(tree) if CLASSES in tree.files else list(classes.names)
+    if listed != list(classes.names):
+        raise DataError(
+            f"{tree.place(CLASSES)} and dataset.classes differ "
+            f"({', '.join(listed[:5])}, …; {', '.join(classes.names[:5])}, …). "
+            "Set dataset.classes to null to take the file's."
+        )
+    return classes
+
+
 def _class_names(tree: Tree) -> list[str]:
     place = tree.place(CLASSES)
     names = [line.strip() for line in read_text(tree, CLASSES).rstrip().splitlines()]
@@ -142,16 +157,6 @@ def _class_names(tree: Tree) -> list[str]:
     if not names:
         raise DataError(f"{place} is empty; write one class name a line")
     return names
-
-
-def _check_names(names: Sequence[str], tree: Tree) -> None:
-    """Checks that the parameters' classes are those of ``classes.txt`` where there is one: masks follow the file."""
-    if CLASSES in tree.files and _class_names(tree) != list(names):
-        raise DataError(
-            f"{tree.place(CLASSES)} and dataset.classes differ "
-            f"({', '.join(_class_names(tree)[:5])}, …; {', '.join(names[:5])}, …). "
-            "Set dataset.classes to null to take the file's."
-        )
 
 
 def _read_labels(images: _Images, classes: ClassTable) -> dict[str, tuple[int, ...]]:
@@ -192,7 +197,7 @@ def _read_splits(images: _Images) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {"train": [], "val": []}
     if not any(path.startswith("splits/") for path in images.tree.files):
         for key in sorted(images.paths):
-            splits[_split_by_hash(key)].append(key)
+            splits[split_by_hash(key, train_share=TRAIN_SHARE)].append(key)
         return splits
     for name in splits:
         splits[name] = _read_split(images, f"splits/{name}.txt")
@@ -215,20 +220,21 @@ def _read_split(images: _Images, path: str) -> list[str]:
     return list(keys)
 
 
-def _split_by_hash(key: str) -> str:
-    """Depends on nothing but the key: a new image never moves an old one to the other split."""
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-    return "train" if number < TRAIN_SHARE * 2**64 else "val"
-
-
 def _masks_by_stem(images: _Images) -> dict[str, str]:
     """Paths of the masks by the stem of their images; an image with two becomes faulty."""
     tree = images.tree
     stems = {PurePosixPath(path).stem: key for key, path in images.paths.items()}
     found = [folder_files(tree, "masks", suffixes=suffixes) for suffixes in ((".png",), GEOTIFF)]
     masks = {stem: path for paths in found for stem, path in paths.items()}
+    others = [path for path in tree.files if path.startswith("masks/")]
+    if others and not masks:
+        # Masks of another kind would silently count as "no truth".
+        raise DataError(
+            f"{tree.place('masks')} holds no mask (suffixes read: .png, {', '.join(GEOTIFF)}), but "
+            f"{others[0].removeprefix('masks/')}; convert the masks without loss, or remove the folder"
+        )
     if masks and not masks.keys() & stems.keys():
-        # Masks under other names would silently count as "no truth".
+        # So would masks under other names.
         raise DataError(
             f"{tree.place('masks')}: none of the {len(masks)} masks has the name of an image; the mask of images/a.jpg "
             f"must be masks/a.png (or .tif), found {PurePosixPath(min(masks.values())).name}"

@@ -10,7 +10,7 @@ from ctm.data.datasets.reader import Problem
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
-__all__ = ["find_prefix", "folder_files", "problem", "read_list", "read_table", "read_text"]
+__all__ = ["find_home", "find_prefix", "folder_files", "problem", "read_list", "read_table", "read_text"]
 
 
 def find_prefix(tree: Tree, marker: str) -> str | None:
@@ -21,6 +21,15 @@ def find_prefix(tree: Tree, marker: str) -> str | None:
     """
     places = {path[: -len(rest)] for path in tree.files for rest in _tails(path) if rest.startswith(marker)}
     return min(places, key=lambda place: (place.count("/"), place), default=None)
+
+
+def find_home(tree: Tree, name: str, marker: str) -> str | None:
+    """As ``find_prefix``, for a data set that is unpacked to a folder called ``name``: unless it is the root itself,
+    that folder wins over others that hold ``marker`` too, such as those of another edition.
+    """
+    home = find_prefix(tree, marker)
+    named = find_prefix(tree, f"{name}/{marker}") if home else None
+    return home if named is None else f"{named}{name}/"
 
 
 def _tails(path: str) -> Iterable[str]:
@@ -68,13 +77,9 @@ def read_list(tree: Tree, path: str) -> list[str]:
     """The first word of each line that is not empty, whether or not the last line ends.
 
     Raises:
-        DataError: the file is missing, is no UTF-8, or has a line twice.
+        DataError: the file is missing or is no UTF-8.
     """
-    words = [line.split()[0] for line in read_text(tree, path).splitlines() if line.strip()]
-    if len(set(words)) != len(words):
-        twice = next(word for number, word in enumerate(words) if word in words[:number])
-        raise DataError(f"{tree.place(path)}: {twice!r} is listed twice")
-    return words
+    return [line.split()[0] for line in read_text(tree, path).splitlines() if line.strip()]
 
 
 def read_table(

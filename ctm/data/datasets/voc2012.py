@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from ctm.data.classes import ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_prefix, folder_files, problem, read_list
+from ctm.data.datasets.listing import find_home, folder_files, problem, read_list
 from ctm.data.datasets.photographs import read_mask, read_photograph
 from ctm.data.datasets.reader import (
     Entry,
@@ -129,10 +129,7 @@ def _classes(config: DatasetConfig) -> ClassTable:
 
 def _home(tree: Tree) -> str:
     """The folder VOC2012; a folder VOCdevkit may hold other years beside it."""
-    home = find_prefix(tree, LISTS)
-    if home and not home.endswith("VOC2012/"):
-        this_year = find_prefix(tree, f"VOC2012/{LISTS}")
-        home = home if this_year is None else f"{this_year}VOC2012/"
+    home = find_home(tree, "VOC2012", LISTS)
     if home is None:
         raise DataError(
             f"{tree.uri} holds no folder {LISTS} with the lists of PASCAL VOC; "
