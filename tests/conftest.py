@@ -17,6 +17,8 @@ from ctm.params import Params, load_preset, stage_config
 from ctm.stage import Source
 from ctm.stages import STAGES
 
+pytest_plugins = ["tests.seaweed"]  # a real S3 server, started by the first test that asks for it
+
 REPOSITORY = Path(__file__).parents[1]
 
 TINY = (

@@ -120,25 +120,27 @@ class LocalTree:
 
     def read(self, path: str) -> bytes:
         """The contents of a file."""
-        try:
-            return Path(self.uri, path).read_bytes()
-        except OSError as error:
-            raise StorageError(f"{self.place(path)} cannot be read: {error.strerror}") from error
+        return self._read(path)[0]
 
     def read_all(self, files: Mapping[str, FileStat]) -> dict[str, bytes]:
         """The contents of several files, one after the other."""
-        contents = {path: self.read(path) for path in files}
-        for path, stat in files.items():
-            if len(contents[path]) != stat.size:
-                raise StorageError(
-                    f"{self.place(path)} has changed while it was being read "
-                    f"({stat.size} bytes before, {len(contents[path])} now); run the command again"
-                )
+        contents = {}
+        for path, listed in files.items():
+            contents[path], stat = self._read(path)
+            if stat != listed or len(contents[path]) != listed.size:
+                raise StorageError(f"{self.place(path)} has changed since it was listed; run the command again")
         return contents
 
     def place(self, path: str) -> str:
         """The file's path."""
         return str(Path(self.uri, path))
+
+    def _read(self, path: str) -> tuple[bytes, FileStat]:
+        try:
+            with Path(self.uri, path).open("rb") as file:
+                return file.read(), _file_stat(os.fstat(file.fileno()))
+        except OSError as error:
+            raise StorageError(f"{self.place(path)} cannot be read: {error.strerror}") from error
 
     @cached_property
     def _listing(self) -> tuple[dict[str, FileStat], dict[str, str]]:
@@ -147,7 +149,7 @@ class LocalTree:
             raise StorageError(f"the raw data folder {root} does not exist; set dataset.root to where the data lie")
         files: dict[str, FileStat] = {}
         refused: dict[str, str] = {}
-        for path, stat in _walk(root, root.resolve()):
+        for path, stat in _walk(root):
             if isinstance(stat, str):
                 refused[path] = stat
             else:
@@ -155,26 +157,39 @@ class LocalTree:
         return dict(sorted(files.items())), dict(sorted(refused.items()))
 
 
-def _walk(root: Path, real_root: Path, prefix: str = "") -> Iterator[tuple[str, FileStat | str]]:
-    """Every file below ``root / prefix`` with what is known of it, or with the reason why it is not read."""
+def _walk(root: Path, *above: Path, prefix: str = "") -> Iterator[tuple[str, FileStat | str]]:
+    """Every file below ``root / prefix`` with what is known of it, or with the reason why it is not read.
+
+    ``above`` are the real places of the folders on the way here: a link to one of them would lead round in a circle.
+    """
+    above = (*above, (root / prefix).resolve())
     for entry in _entries(root / prefix):
         path = f"{prefix}{entry.name}"
         if entry.name.startswith("."):
             continue
-        if entry.is_symlink():
-            target = Path(entry.path).resolve()
-            if not target.exists():
-                yield path, "a symbolic link that leads nowhere"
-                continue
-            if not target.is_relative_to(real_root) or (root / prefix).resolve().is_relative_to(target):
-                reason = f"a symbolic link out of the data folder (or in a circle), to {target}"
-                yield path, f"{reason}; put the files themselves there"
-                continue
-        if entry.is_dir():
-            yield from _walk(root, real_root, f"{path}/")
+        if entry.is_symlink() and (reason := _refusal(Path(entry.path), above)):
+            yield path, reason
+        elif entry.is_dir():
+            yield from _walk(root, *above, prefix=f"{path}/")
         elif entry.is_file():
-            stat = entry.stat()
-            yield path, FileStat(stat.st_size, str(stat.st_mtime_ns))
+            yield path, _file_stat(entry.stat())
+
+
+def _file_stat(stat: os.stat_result) -> FileStat:
+    return FileStat(stat.st_size, str(stat.st_mtime_ns))
+
+
+def _refusal(link: Path, above: tuple[Path, ...]) -> str | None:
+    """Why a link is not followed; None if it is."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # the latter, before Python 3.13, if it leads to itself
+        return "a symbolic link that leads nowhere"
+    if target in above:
+        return f"a symbolic link in a circle, to {target}; remove it"
+    if not target.is_relative_to(above[0]):
+        return f"a symbolic link out of the data folder, to {target}; put the files themselves there"
+    return None
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
