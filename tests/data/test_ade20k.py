@@ -176,6 +176,21 @@ def test_a_file_without_partner_is_a_problem_of_its_own(root: Path, gone: str, k
     assert keys(dataset) == {"train": [name for name in TRAIN if name != TRAIN[2]], "val": VAL}
 
 
+@pytest.mark.parametrize(
+    ("file", "other"),
+    [
+        ("images/training/{}.jpg", "images/training/{}.jpeg"),
+        ("annotations/training/{}.png", "annotations/training/{}.PNG"),
+    ],
+)
+def test_two_files_of_one_name_are_a_problem_and_neither_is_used(root: Path, file: str, other: str) -> None:
+    shutil.copy(home(root) / file.format(TRAIN[0]), home(root) / other.format(TRAIN[0]))
+    dataset = opened(ade(), root)
+    (problem,) = dataset.problems
+    assert problem.message.endswith("have one name; remove one")
+    assert keys(dataset) == {"train": TRAIN[1:], "val": VAL}
+
+
 @pytest.mark.parametrize("below", ["", "ADEChallengeData2016"])
 def test_the_root_may_be_the_folder_itself_or_above_it(root: Path, below: str) -> None:
     assert keys(opened(ade(), root / below)) == {"train": TRAIN, "val": VAL}

@@ -128,12 +128,23 @@ def test_a_folder_named_as_the_background_is_no_finding(root: Path) -> None:
     assert len(opened(CONFIG, root).problems) == 2
 
 
-def test_two_images_of_one_name_are_refused(root: Path) -> None:
+def test_two_images_of_one_name_are_a_problem_and_neither_is_used(root: Path) -> None:
     shutil.copy(
         root / image_path("cecum", 0), root / image_path("polyps", 0).replace(name("polyps", 0), name("cecum", 0))
     )
-    with pytest.raises(DataError, match=rf"cecum/{name('cecum', 0)}.jpg and .*polyps/.* have one name; remove one"):
-        opened(CONFIG, root)
+    dataset = opened(CONFIG, root)
+    (problem,) = dataset.problems
+    assert re.search(rf"cecum/{name('cecum', 0)}.jpg and .*polyps/.* have one name; remove one$", problem.message)
+    assert name("cecum", 0) not in all_keys(CONFIG, root)
+    assert len(all_keys(CONFIG, root)) == IMAGES - 1
+
+
+def test_two_masks_of_one_polyp_are_a_problem_of_that_polyp(root: Path) -> None:
+    (mask,) = root.rglob(f"masks/{name('polyps', 0)}.jpg")
+    shutil.copy(mask, mask.with_suffix(".jpeg"))
+    (problem,) = opened(CONFIG, root).problems
+    assert "have one name" in problem.message
+    assert name("polyps", 0) not in all_keys(CONFIG, root)
 
 
 def test_unlabelled_and_segmented_images_are_no_samples(root: Path) -> None:

@@ -233,7 +233,7 @@ PROBLEMS = {
     "two of one key": (two_of_one_safe_key, r"'b v1.jpg' and 'b.v1.jpg' get one key \('b_v1'\)", "b_v1"),
     "two masks": (
         lambda r: shutil.copy(r / "masks" / "a.png", r / "masks" / "a.tif"),
-        r"a.png and .*a.tif are masks of one image; remove one$",
+        r"a.png and .*a.tif have one name; remove one$",
         "a",
     ),
 }

@@ -277,6 +277,23 @@ def test_a_bad_list_is_named(root: Path, name: str, content: bytes | None, messa
 
 
 @pytest.mark.parametrize(
+    ("file", "other"),
+    [
+        (f"JPEGImages/{VAL[0]}.jpg", f"JPEGImages/{VAL[0]}.jpeg"),
+        (f"SegmentationClass/{VAL[0]}.png", f"SegmentationClass/{VAL[0]}.PNG"),
+        (f"SegmentationClassAug/{AUG_ONLY[0]}.png", f"SegmentationClassAug/{AUG_ONLY[0]}.PNG"),
+    ],
+)
+def test_two_files_of_one_name_are_a_problem_and_neither_is_used(root: Path, file: str, other: str) -> None:
+    shutil.copy(home(root) / file, home(root) / other)
+    dataset = opened(voc(), root)
+    (problem,) = dataset.problems
+    assert problem.message.endswith("have one name; remove one")
+    left = [name for names in keys(dataset).values() for name in names]
+    assert left == [name for name in (*TRAIN_AUG, *VAL) if name != Path(file).stem]
+
+
+@pytest.mark.parametrize(
     ("gone", "config", "message"),
     [
         (f"JPEGImages/{AUG_ONLY[0]}.jpg", voc(), f"JPEGImages/{AUG_ONLY[0]}.jpg: missing, but listed"),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctm.data.datasets.coco2014 import CATEGORY_IDS, CLASS_NAMES
+from ctm.data.datasets.coco_classes import CATEGORY_IDS, CLASS_NAMES
 
 PERSON, CAR, STOP_SIGN, DOG, REMOTE, REFRIGERATOR, TOOTHBRUSH = 1, 3, 13, 18, 75, 82, 90
 """Category ids: those from 81 tell category ids, and 13 and 75 (12 and 66 if contiguous) tell contiguous values."""

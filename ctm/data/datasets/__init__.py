@@ -39,15 +39,19 @@ def open_dataset(config: DatasetConfig, tree: Tree) -> RawDataset:
         ParamsError: the configuration contradicts the format.
         StorageError: the tree cannot be read.
     """
-    dataset = READERS[config.format](config, tree)
     refused = [Problem(path, f"{tree.place(path)} is {reason}") for path, reason in tree.refused.items()]
+    try:
+        dataset = READERS[config.format](config, tree)
+    except DataError as error:
+        # What a reader misses may be there, as a link that is not followed.
+        raise DataError("; ".join([str(error), *(one.message for one in refused[:1])])) from error
     counts = Counter(entry.key for entries in dataset.splits.values() for entry in entries)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"{tree.uri}: {len(twice)} images occur twice, such as {twice[0]!r}; each may be in one split")
     for name, entries in dataset.splits.items():
         if not entries:
-            hint = f"; {dataset.problems[0].message}" if dataset.problems else ""
+            hint = "".join(f"; {found.message}" for found in (*refused, *dataset.problems)[:1])
             raise DataError(f"{tree.uri}: split {name!r} has no image{hint}")
     left_out = {reason: count for reason, count in dataset.left_out.items() if count}
     return replace(dataset, problems=(*refused, *dataset.problems), left_out=left_out)

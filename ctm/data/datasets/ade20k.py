@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_home, folder_files, problem, read_text
-from ctm.data.datasets.photographs import check_size, mask_values, read_photograph
+from ctm.data.datasets.listing import find_home, folder_files, problem, read_text, without_problems
+from ctm.data.datasets.photographs import mask_values, read_photograph, stored_mask
 from ctm.data.datasets.reader import (
     Entry,
     Problem,
@@ -21,7 +21,7 @@ from ctm.data.datasets.reader import (
     class_table,
     present_labels,
 )
-from ctm.data.sample import Sample, decode_mask, safe_key
+from ctm.data.sample import Sample, safe_key
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
 
@@ -129,23 +129,22 @@ def _check_info(tree: Tree, path: str) -> None:
 
 
 def _entries(tree: Tree, home: str, folder: str) -> tuple[list[Entry], list[Problem]]:
-    """The samples of a split, in the order of their names, and the files without a partner."""
-    images = _folder(tree, f"{home}images/{folder}", suffixes=(".jpg", ".jpeg"))
-    annotations = _folder(tree, f"{home}annotations/{folder}", suffixes=(".png",))
+    """The samples of a split, in the order of their names, and the files without a partner or a name of their own."""
+    problems: list[Problem] = []
+    images = _folder(tree, f"{home}images/{folder}", suffixes=(".jpg", ".jpeg"), problems=problems)
+    annotations = _folder(tree, f"{home}annotations/{folder}", suffixes=(".png",), problems=problems)
     entries = [
         Entry(safe_key(name), {"image": image, "mask": annotations[name]})
         for name, image in images.items()
         if name in annotations
     ]
-    alone = [
-        *_without_partner(tree, images, annotations, f"{home}annotations/{folder}/", ".png"),
-        *_without_partner(tree, annotations, images, f"{home}images/{folder}/", ".jpg"),
-    ]
-    return entries, alone
+    problems += _without_partner(tree, images, annotations, f"{home}annotations/{folder}/", ".png")
+    problems += _without_partner(tree, annotations, images, f"{home}images/{folder}/", ".jpg")
+    return without_problems(entries, problems), problems
 
 
-def _folder(tree: Tree, folder: str, *, suffixes: tuple[str, ...]) -> dict[str, str]:
-    files = folder_files(tree, folder, suffixes=suffixes)
+def _folder(tree: Tree, folder: str, *, suffixes: tuple[str, ...], problems: list[Problem]) -> dict[str, str]:
+    files = folder_files(tree, folder, suffixes=suffixes, problems=problems)
     if not files:
         raise DataError(
             f"{tree.place(folder)} holds no {suffixes[0]} file; ADEChallengeData2016 has images and annotations in "
@@ -178,15 +177,8 @@ class _Decode:
         mask = _read_annotation(files["mask"], size=photograph.size)
         if self.ignore_zero:
             mask = np.where(mask == 0, IGNORE, mask - 1).astype(np.uint8)
-        return Sample(
-            entry.key,
-            photograph.data,
-            photograph.extension,
-            *photograph.size,
-            labels=present_labels(mask, self.classes, min_fraction=self.min_label_fraction),
-            mask=mask,
-            notes=photograph.notes,
-        )
+        labels = present_labels(mask, self.classes, min_fraction=self.min_label_fraction)
+        return photograph.sample(entry.key, labels=labels, mask=mask)
 
 
 def _read_annotation(file: RawFile, *, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -195,11 +187,7 @@ def _read_annotation(file: RawFile, *, size: tuple[int, int]) -> NDArray[np.uint
     Raises:
         DataError: the file is damaged, holds colours, has another size than its image, or a value above 150.
     """
-    try:
-        mask = decode_mask(file.data)
-    except DataError as error:
-        raise DataError(f"{file.path}: {error}") from error
-    check_size(file, mask.shape, size)
+    mask = stored_mask(file, size=size)
     wrong = [value for value in mask_values(mask) if value > len(CLASS_NAMES)]
     if wrong:
         raise DataError(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ctm.data.classes import ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.coco_classes import CATEGORY_IDS, CLASS_NAMES
-from ctm.data.datasets.coco_instances import read_instances
+from ctm.data.datasets.coco_classes import CLASS_NAMES
 from ctm.data.datasets.coco_masks import DecodeMasked, recognised_encoding
-from ctm.data.datasets.coco_truth import decode_annotated, load_pycocotools
-from ctm.data.datasets.listing import find_prefix, folder_files, problem
+from ctm.data.datasets.coco_truth import AnnotatedImage, decode_annotated, load_pycocotools
+from ctm.data.datasets.listing import find_prefix, folder_files, problem, without_problems
 from ctm.data.datasets.reader import Decode, Entry, Problem, RawDataset, check_channels, known_classes
 from ctm.data.sample import safe_key
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
 
-__all__ = ["CATEGORY_IDS", "CLASS_NAMES", "open_coco2014"]
+__all__ = ["open_coco2014"]
 
 SPLITS = ("train", "val")
 JPEG = (".jpg", ".jpeg")
@@ -47,45 +45,44 @@ def open_coco2014(config: DatasetConfig, tree: Tree) -> RawDataset:
         raise ParamsError(
             f"format 'coco2014' has a background at mask value 0: set dataset.background to {classes.names[0]!r}"
         )
+    problems: list[Problem] = []
     if config.labels_from == "masks":
-        masks = {split: _mask_files(tree, split) for split in SPLITS}
+        masks = {split: _mask_files(tree, split, problems) for split in SPLITS}
         paths = [path for files in masks.values() for path in files.values()]
         encoding = config.mask_encoding or recognised_encoding(tree, paths)
-        decode = DecodeMasked(classes, encoding, config.min_label_fraction)
-        return _dataset(classes, {split: _masked(tree, split, masks[split]) for split in SPLITS}, decode)
-    if config.mask_encoding is not None:
-        raise ParamsError("dataset.mask_encoding is for dataset.labels_from: masks; set it to null")
-    load_pycocotools()
-    return _dataset(classes, {split: _annotated(tree, split) for split in SPLITS}, decode_annotated)
+        decode: Decode = DecodeMasked(classes, encoding, config.min_label_fraction)
+        found = {split: _masked(tree, split, masks[split], problems) for split in SPLITS}
+    else:
+        if config.mask_encoding is not None:
+            raise ParamsError("dataset.mask_encoding is for dataset.labels_from: masks; set it to null")
+        load_pycocotools()
+        decode = decode_annotated
+        found = {split: _annotated(tree, split, problems) for split in SPLITS}
+    return RawDataset(
+        classes,
+        channels=3,
+        scale=1 / 255,
+        splits={name: without_problems(split.entries, problems) for name, split in found.items()},
+        decode=decode,
+        problems=problems,
+        left_out={reason: count for split in found.values() for reason, count in split.left_out.items()},
+    )
 
 
 class _Split(NamedTuple):
     """What was found of one split."""
 
     entries: list[Entry]
-    problems: list[Problem]
     left_out: dict[str, int]
 
 
-def _dataset(classes: ClassTable, splits: Mapping[str, _Split], decode: Decode) -> RawDataset:
-    return RawDataset(
-        classes,
-        channels=3,
-        scale=1 / 255,
-        splits={name: split.entries for name, split in splits.items()},
-        decode=decode,
-        problems=[found for split in splits.values() for found in split.problems],
-        left_out={reason: count for split in splits.values() for reason, count in split.left_out.items()},
-    )
-
-
-def _annotated(tree: Tree, split: str) -> _Split:
+def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
     """The images that have annotations."""
     folder, path = _image_folder(tree, split), _instances_path(tree, split)
-    files = folder_files(tree, folder, suffixes=JPEG)
-    listed = read_instances(tree, path)
+    files = folder_files(tree, folder, suffixes=JPEG, problems=problems)
+    listed = _instances_reader()(tree, path)
     annotated = [image for image in listed if image.labels]
-    entries, problems = [], []
+    entries = []
     for image in annotated:
         if image.stem in files:
             entries.append(Entry(safe_key(image.stem), {"image": files[image.stem]}, image.labels, image))
@@ -98,18 +95,31 @@ def _annotated(tree: Tree, split: str) -> _Split:
         f"{split} images without annotation": len(listed) - len(annotated),
         f"{split} JPEGs that are not in the instances JSON": len(files.keys() - {image.stem for image in listed}),
     }
-    return _Split(entries, problems, left_out)
+    return _Split(entries, left_out)
 
 
-def _masked(tree: Tree, split: str, masks: Mapping[str, str]) -> _Split:
+def _instances_reader() -> Callable[[Tree, str], list[AnnotatedImage]]:
+    """``coco_instances.read_instances``, which only the instances JSON needs.
+
+    Raises:
+        DataError: msgspec is not installed.
+    """
+    try:
+        from ctm.data.datasets.coco_instances import read_instances
+    except ModuleNotFoundError as error:
+        raise DataError("the instances JSON needs msgspec, which is not installed: pip install 'ctm[data]'") from error
+    return read_instances
+
+
+def _masked(tree: Tree, split: str, masks: Mapping[str, str], problems: list[Problem]) -> _Split:
     """The images that have a mask."""
     folder = _image_folder(tree, split)
-    images = folder_files(tree, folder, suffixes=JPEG)
+    images = folder_files(tree, folder, suffixes=JPEG, problems=problems)
     both = sorted(images.keys() & masks.keys())
     entries = [Entry(safe_key(stem), {"image": images[stem], "mask": masks[stem]}) for stem in both]
     message = f"no image of this name in {tree.place(folder)}; add it or remove the mask"
-    problems = [problem(tree, masks[stem], message) for stem in sorted(masks.keys() - images.keys())]
-    return _Split(entries, problems, {f"{split} images without a mask": len(images) - len(both)})
+    problems += [problem(tree, masks[stem], message) for stem in sorted(masks.keys() - images.keys())]
+    return _Split(entries, {f"{split} images without a mask": len(images) - len(both)})
 
 
 def _image_folder(tree: Tree, split: str) -> str:
@@ -122,14 +132,14 @@ def _image_folder(tree: Tree, split: str) -> str:
     return folder
 
 
-def _mask_files(tree: Tree, split: str) -> dict[str, str]:
+def _mask_files(tree: Tree, split: str, problems: list[Problem]) -> dict[str, str]:
     folder = _folder(tree, (f"SegmentationClass/{split}2014", f"SegmentationClass/{split}"), suffixes=PNG)
     if folder is None:
         raise DataError(
             f"{tree.uri} holds no {split} masks: expected PNGs in SegmentationClass/{split}2014/ or "
             f"SegmentationClass/{split}/. Set dataset.labels_from to annotations to make them from the instances JSON"
         )
-    return folder_files(tree, folder, suffixes=PNG)
+    return folder_files(tree, folder, suffixes=PNG, problems=problems)
 
 
 def _folder(tree: Tree, spellings: Sequence[str], *, suffixes: tuple[str, ...]) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.datasets.coco_classes import MASK_VALUES, NEVER_USED
-from ctm.data.datasets.photographs import check_size, check_values, mask_values, read_photograph
+from ctm.data.datasets.photographs import check_values, mask_values, read_photograph, stored_mask
 from ctm.data.datasets.reader import Entry, RawFile, present_labels
 from ctm.data.sample import Sample, decode_mask
 from ctm.errors import DataError
@@ -88,22 +88,11 @@ class DecodeMasked:
         """Decodes and validates one sample."""
         photograph = read_photograph(files["image"])
         mask = self._mask(files["mask"], photograph.size)
-        return Sample(
-            entry.key,
-            photograph.data,
-            photograph.extension,
-            *photograph.size,
-            labels=present_labels(mask, self.classes, min_fraction=self.min_label_fraction),
-            mask=mask,
-            notes=photograph.notes,
-        )
+        labels = present_labels(mask, self.classes, min_fraction=self.min_label_fraction)
+        return photograph.sample(entry.key, labels=labels, mask=mask)
 
     def _mask(self, file: RawFile, size: tuple[int, int]) -> NDArray[np.uint8]:
-        try:
-            stored = decode_mask(file.data)
-        except DataError as error:
-            raise DataError(f"{file.path}: {error}") from error
-        check_size(file, stored.shape, size)
+        stored = stored_mask(file, size=size)
         ids = MASK_VALUES if self.encoding == "category_id" else MASK_VALUES.values()
         meaning = dict(zip((0, *ids), (0, *MASK_VALUES.values()), strict=True))
         check_values(file, stored, meaning, ENCODINGS[self.encoding])

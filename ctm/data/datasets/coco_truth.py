@@ -6,24 +6,53 @@ is no void border.
 
 from __future__ import annotations
 
+import json
 import re
+import warnings
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.datasets.coco_classes import MASK_VALUES
-from ctm.data.datasets.coco_instances import AnnotatedImage
 from ctm.data.datasets.photographs import read_photograph
 from ctm.data.datasets.reader import Entry, RawFile
 from ctm.data.sample import Sample
 from ctm.errors import DataError
 
-__all__ = ["decode_annotated", "load_pycocotools"]
+__all__ = ["AnnotatedImage", "decode_annotated", "load_pycocotools"]
 
 COMPRESSED_RUNS = re.compile(r"[0-o]*[0-O]")
 """COCO's text for run lengths: six bits a character, of which the highest, from ``P`` on, says that more follow."""
+
+
+class AnnotatedImage(NamedTuple):
+    """What the instances JSON says of an image."""
+
+    number: int
+    """COCO's id of it."""
+    stem: str
+    """Its file name without suffix."""
+    height: int
+    width: int
+    labels: tuple[int, ...]
+    """Mask values of its objects, ascending; empty if it has none."""
+    packed: bytes
+    """Its annotations as compressed JSON, see ``annotations``."""
+
+    def annotations(self) -> list[dict[str, Any]]:
+        """Its annotations in the order of the file.
+
+        Raises:
+            DataError: one of them is valid JSON that Python does not take, such as a number of 5,000 digits.
+        """
+        try:
+            found: list[dict[str, Any]] = json.loads(zlib.decompress(self.packed).decode(errors="replace"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"its annotations cannot be read ({error})") from error
+        return found
 
 
 def decode_annotated(entry: Entry, files: Mapping[str, RawFile]) -> Sample:
@@ -35,7 +64,7 @@ def decode_annotated(entry: Entry, files: Mapping[str, RawFile]) -> Sample:
     file, annotated = files["image"], entry.details
     photograph = read_photograph(file)
     height, width = photograph.size
-    if photograph.size != (annotated.height, annotated.width):
+    if (height, width) != (annotated.height, annotated.width):
         raise DataError(
             f"{file.path}: the image is {width}x{height} pixels (width x height), but the instances JSON says "
             f"{annotated.width}x{annotated.height}; both must be of one size"
@@ -44,16 +73,7 @@ def decode_annotated(entry: Entry, files: Mapping[str, RawFile]) -> Sample:
         mask = _painted(annotated)
     except DataError as error:
         raise DataError(f"{file.path}: {error}; mend the instances JSON") from error
-    return Sample(
-        entry.key,
-        photograph.data,
-        photograph.extension,
-        height,
-        width,
-        labels=annotated.labels,
-        mask=mask,
-        notes=photograph.notes,
-    )
+    return photograph.sample(entry.key, labels=annotated.labels, mask=mask)
 
 
 def load_pycocotools() -> Any:
@@ -85,9 +105,9 @@ def _painted(image: AnnotatedImage) -> NDArray[np.uint8]:
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    area = annotation.get("area")
-    if not isinstance(area, int | float) or not abs(area) < float("inf"):
-        raise DataError(f"annotation {annotation['id']}: its area is {area!r}, expected a number")
+    area: float | None = annotation["area"]
+    if area is None:
+        raise DataError(f"annotation {annotation['id']}: it has no area")
     return area
 
 
@@ -96,7 +116,7 @@ def _covered(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     if isinstance(segmentation, list) and segmentation:
         coco = load_pycocotools()
         polygons = [_polygon(points, size) for points in segmentation]
-        pixels = coco.decode(coco.merge(coco.frPyObjects(polygons, *size)))
+        pixels = _decoded(coco.merge(coco.frPyObjects(polygons, *size)))
     elif isinstance(segmentation, dict):
         pixels = _pixels_of_runs(segmentation, size)
     else:
@@ -137,8 +157,7 @@ def _pixels_of_counts(counts: list[Any], size: tuple[int, int]) -> NDArray[np.ui
     if runs.dtype.kind == "f" or not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
         raise DataError(f"its run lengths must be whole numbers that add up to the image's {pixels} pixels")
     coco = load_pycocotools()
-    decoded: NDArray[np.uint8] = coco.decode(coco.frPyObjects({"size": list(size), "counts": counts}, *size))
-    return decoded
+    return _decoded(coco.frPyObjects({"size": list(size), "counts": counts}, *size))
 
 
 def _pixels_of_text(text: str, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -146,12 +165,20 @@ def _pixels_of_text(text: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     runs = {"size": list(size), "counts": text.encode("ascii", "replace")}
     try:
         # Text that ends within a number would be read beyond its end.
-        pixels: NDArray[np.uint8] | None = coco.decode(runs) if COMPRESSED_RUNS.fullmatch(text) else None
+        pixels = _decoded(runs) if COMPRESSED_RUNS.fullmatch(text) else None
     except ValueError:
         pixels = None  # more pixels than the image has
     # All pixels together are never encoded as runs that leave some of them out.
     if pixels is None or coco.encode(pixels)["counts"] != runs["counts"]:
         raise DataError(f"its compressed run lengths are damaged, or not those of {size[0] * size[1]} pixels")
+    return pixels
+
+
+def _decoded(runs: Mapping[str, Any]) -> NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 does not know an argument of numpy 2's; nobody here can do anything about it.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        pixels: NDArray[np.uint8] = load_pycocotools().decode(runs)
     return pixels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_prefix, problem, read_table
+from ctm.data.datasets.listing import find_prefix, one_a_name, problem, read_table
 from ctm.data.datasets.photographs import check_size, read_photograph
 from ctm.data.datasets.reader import Entry, Problem, RawDataset, RawFile, check_channels, class_table
 from ctm.data.datasets.split_by_hash import split_by_hash
@@ -93,25 +94,27 @@ def open_endotect(config: DatasetConfig, tree: Tree) -> RawDataset:
     truth, which is not the same as an empty mask.
 
     Raises:
-        DataError: there are no labelled images, two have one name, or a table is missing or contradicts itself.
+        DataError: there are no labelled images, or a table is missing or contradicts itself.
         ParamsError: the configuration contradicts the format.
     """
     check_channels(config, 3)
     classes = _classes(config)
     selected = [finding for finding in FINDINGS if finding in classes.names]
-    images = _images(tree)
+    twice: list[Problem] = []
+    images = _images(tree, twice)
     wanted = {stem: image for stem, image in images.items() if image.finding in selected}
     bad = _unknown_folders(tree, images)
     left_out = {"images of findings that dataset.classes does not name": len(images) - len(wanted) - len(bad)}
     masks: dict[str, str] = {}
     if POLYPS in selected:
-        masks = _by_stem(tree, MASKS)
+        masks = _by_stem(tree, MASKS, twice)
         polyps = {stem for stem, image in images.items() if image.finding == POLYPS}
         left_out["segmented images that are no labelled polyp"] = len(masks.keys() - polyps)
     labels = _image_labels(tree)
     fold = _official_split(tree, config.folds) if config.folds else None
     for found in filter(None, (fold, labels)):
         bad |= _contradictions(tree, wanted, found)
+    bad |= {PurePosixPath(found.path).stem: found for found in twice}
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
     for stem in sorted(wanted.keys() - bad.keys()):
         split = fold.rows[stem].split if fold else split_by_hash(safe_key(stem), train_share=TRAIN_SHARE)
@@ -142,9 +145,9 @@ def _classes(config: DatasetConfig) -> ClassTable:
     return classes
 
 
-def _images(tree: Tree) -> dict[str, _Image]:
+def _images(tree: Tree, twice: list[Problem]) -> dict[str, _Image]:
     """The labelled images by their name without suffix."""
-    paths = _by_stem(tree, LABELLED)
+    paths = _by_stem(tree, LABELLED, twice)
     if not paths:
         raise DataError(
             f"{tree.uri} holds no labelled image of HyperKvasir: expected "
@@ -153,18 +156,10 @@ def _images(tree: Tree) -> dict[str, _Image]:
     return {stem: _Image(path, path.split("/")[-2]) for stem, path in paths.items()}
 
 
-def _by_stem(tree: Tree, pattern: re.Pattern[str]) -> dict[str, str]:
-    """The files whose path matches, by the pattern's ``stem``."""
-    found: dict[str, str] = {}
-    for path in tree.files:
-        match = pattern.search(path)
-        if match is None:
-            continue
-        stem = match["stem"]
-        if stem in found:
-            raise DataError(f"{tree.place(found[stem])} and {tree.place(path)} have one name; remove one")
-        found[stem] = path
-    return found
+def _by_stem(tree: Tree, pattern: re.Pattern[str], twice: list[Problem]) -> dict[str, str]:
+    """The files whose path matches, by the pattern's ``stem``; several of one are added to ``twice``."""
+    matches = map(pattern.search, tree.files)
+    return one_a_name(tree, [(match["stem"], match.string) for match in matches if match], problems=twice)
 
 
 def _unknown_folders(tree: Tree, images: Mapping[str, _Image]) -> dict[str, Problem]:
@@ -276,15 +271,14 @@ class _Decode:
 
     def __call__(self, entry: Entry, files: Mapping[str, RawFile]) -> Sample:
         photograph = read_photograph(files["image"])
-        height, width = photograph.size
-        labels, notes = entry.labels or (), photograph.notes
+        labels, notes = entry.labels or (), tuple[str, ...]()
         mask: NDArray[np.uint8] | None = None
         if self.polyps is not None and "mask" in files:
             white = _white(files["mask"], photograph.size)
             mask = np.where(white, np.uint8(self.polyps), np.uint8(self.background))
         elif self.polyps in labels:
-            notes += ("a polyp without a mask, so without truth",)
-        return Sample(entry.key, photograph.data, photograph.extension, height, width, labels, mask, notes=notes)
+            notes = ("a polyp without a mask, so without truth",)
+        return photograph.sample(entry.key, labels=labels, mask=mask, notes=notes)
 
 
 def _white(file: RawFile, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -224,8 +224,8 @@ def _masks_by_stem(images: _Images) -> dict[str, str]:
     """Paths of the masks by the stem of their images; an image with two becomes faulty."""
     tree = images.tree
     stems = {PurePosixPath(path).stem: key for key, path in images.paths.items()}
-    found = [folder_files(tree, "masks", suffixes=suffixes) for suffixes in ((".png",), GEOTIFF)]
-    masks = {stem: path for paths in found for stem, path in paths.items()}
+    twice: list[Problem] = []
+    masks = folder_files(tree, "masks", suffixes=(".png", *GEOTIFF), problems=twice)
     others = [path for path in tree.files if path.startswith("masks/")]
     if others and not masks:
         # Masks of another kind would silently count as "no truth".
@@ -239,9 +239,10 @@ def _masks_by_stem(images: _Images) -> dict[str, str]:
             f"{tree.place('masks')}: none of the {len(masks)} masks has the name of an image; the mask of images/a.jpg "
             f"must be masks/a.png (or .tif), found {PurePosixPath(min(masks.values())).name}"
         )
-    for stem in sorted(found[0].keys() & found[1].keys() & stems.keys()):
-        places = " and ".join(tree.place(paths[stem]) for paths in found)
-        images.refuse(stems[stem], Problem(found[0][stem], f"{places} are masks of one image; remove one"))
+    for found in twice:
+        stem = PurePosixPath(found.path).stem
+        if stem in stems:
+            images.refuse(stems[stem], found)
     return masks
 
 

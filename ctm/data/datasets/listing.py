@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Iterable
 
-from ctm.data.datasets.reader import Problem
+from ctm.data.datasets.reader import Entry, Problem
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
-__all__ = ["find_home", "find_prefix", "folder_files", "problem", "read_list", "read_table", "read_text"]
+__all__ = [
+    "find_home",
+    "find_prefix",
+    "folder_files",
+    "one_a_name",
+    "problem",
+    "read_list",
+    "read_table",
+    "read_text",
+    "without_problems",
+]
 
 
 def find_prefix(tree: Tree, marker: str) -> str | None:
@@ -38,23 +49,44 @@ def _tails(path: str) -> Iterable[str]:
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-def folder_files(tree: Tree, folder: str, *, suffixes: tuple[str, ...]) -> dict[str, str]:
+def folder_files(tree: Tree, folder: str, *, suffixes: tuple[str, ...], problems: list[Problem]) -> dict[str, str]:
     """Paths of the files directly in ``folder`` with one of ``suffixes`` (lower case), by stem, ascending.
 
-    Raises:
-        DataError: two files have the same stem.
+    Files of one stem are added to ``problems``, see ``one_a_name``.
     """
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
     start = f"{folder}/" if folder else ""
     for path in tree.files:
         name = path[len(start) :]
         stem, dot, suffix = name.rpartition(".")
         if not path.startswith(start) or "/" in name or f"{dot}{suffix}".lower() not in suffixes:
             continue
-        if stem in found:
-            raise DataError(f"{tree.place(found[stem])} and {tree.place(path)} have one name; remove one")
-        found[stem] = path
-    return found
+        found.append((stem, path))
+    return one_a_name(tree, found, problems=problems)
+
+
+def one_a_name(tree: Tree, files: Iterable[tuple[str, str]], *, problems: list[Problem]) -> dict[str, str]:
+    """The first path of each name; ``without_problems`` then leaves out the samples of names that have more.
+
+    Args:
+        tree: where the files lie.
+        files: the name that each path should have for itself.
+        problems: gets those that have not.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, path in files:
+        found[name].append(path)
+    for paths in found.values():
+        if len(paths) > 1:
+            places = " and ".join(tree.place(path) for path in paths)
+            problems.append(Problem(paths[0], f"{places} have one name; remove one"))
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def without_problems(entries: Iterable[Entry], problems: Iterable[Problem]) -> list[Entry]:
+    """The entries that have none of the files with a problem."""
+    bad = {problem.path for problem in problems}
+    return [entry for entry in entries if bad.isdisjoint(entry.files.values())]
 
 
 def read_text(tree: Tree, path: str) -> str:

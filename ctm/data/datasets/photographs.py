@@ -12,10 +12,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ctm.data.classes import IGNORE
 from ctm.data.datasets.reader import RawFile
-from ctm.data.sample import UNREADABLE, decode_mask
+from ctm.data.sample import UNREADABLE, Sample, decode_mask
 from ctm.errors import DataError
 
-__all__ = ["Photograph", "check_size", "check_values", "mask_values", "read_mask", "read_photograph"]
+__all__ = ["Photograph", "check_size", "check_values", "mask_values", "read_mask", "read_photograph", "stored_mask"]
 
 STORED_AS_IS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 """File formats whose bytes go into the shards unchanged; MPO is a camera's JPEG with a preview behind it."""
@@ -34,6 +34,13 @@ class Photograph(NamedTuple):
     """Height and width in pixels."""
     notes: tuple[str, ...]
     """See ``Sample.notes``."""
+
+    def sample(
+        self, key: str, *, labels: tuple[int, ...], mask: NDArray[np.uint8] | None, notes: tuple[str, ...] = ()
+    ) -> Sample:
+        """The sample of this photograph, with ``notes`` beside its own."""
+        height, width = self.size
+        return Sample(key, self.data, self.extension, height, width, labels, mask, notes=self.notes + notes)
 
 
 def read_photograph(file: RawFile) -> Photograph:
@@ -74,12 +81,26 @@ def read_mask(file: RawFile, *, size: tuple[int, int], names: Sequence[str]) -> 
     Raises:
         DataError: the file is damaged, holds colours, has another size, or a value that is no class.
     """
+    mask = stored_mask(file, size=size)
+    check_values(file, mask, range(len(names)), f"0 to {len(names) - 1} (the classes)")
+    return mask
+
+
+def stored_mask(file: RawFile, *, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The values in a mask file, (H, W), whatever they mean.
+
+    Args:
+        file: an 8-bit greyscale or palette image.
+        size: height and width of the image that it belongs to.
+
+    Raises:
+        DataError: the file is damaged, holds colours, or has another size.
+    """
     try:
         mask = decode_mask(file.data)
     except DataError as error:
         raise DataError(f"{file.path}: {error}") from error
     check_size(file, mask.shape, size)
-    check_values(file, mask, range(len(names)), f"0 to {len(names) - 1} (the classes)")
     return mask
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -86,7 +87,8 @@ def read_raster(file: RawFile, *, bands: int | None = None) -> Raster:
     except DataError as error:
         raise DataError(f"{file.path}: {error}") from error
     except (rasterio.errors.RasterioError, ValueError) as error:
-        raise DataError(f"{file.path} is no readable raster ({error}); replace the file or remove it") from error
+        reason = re.sub(r"/vsimem/[^\s']+", "file", str(error))  # GDAL's name of the bytes in memory
+        raise DataError(f"{file.path} is no readable raster ({reason}); replace the file or remove it") from error
     _check_bands(result)
     return result
 

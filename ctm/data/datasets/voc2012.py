@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from ctm.data.classes import ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_home, folder_files, problem, read_list
+from ctm.data.datasets.listing import find_home, folder_files, problem, read_list, without_problems
 from ctm.data.datasets.photographs import read_mask, read_photograph
 from ctm.data.datasets.reader import (
     Entry,
@@ -101,18 +101,21 @@ def open_voc2012(config: DatasetConfig, tree: Tree) -> RawDataset:
             f"{tree.place(home + LISTS)}: {len(both)} images are in the train list and in val.txt, such as "
             f"{both[0]!r}; what is validated on must not be trained on: take them out of the train list"
         )
-    files = _Files.find(tree, home, sbd=sbd, labels_from=config.labels_from or "masks")
+    problems: list[Problem] = []
+    files = _Files.find(tree, home, sbd=sbd, labels_from=config.labels_from or "masks", problems=problems)
     found = {
         split: [files.entry(name, truth=name in own[split]) for name in names]
         for split, names in {"train": train, "val": own["val"]}.items()
     }
+    problems += [one for ones in found.values() for one in ones if isinstance(one, Problem)]
+    entries = {split: [one for one in ones if isinstance(one, Entry)] for split, ones in found.items()}
     return RawDataset(
         classes=classes,
         channels=CHANNELS,
         scale=1 / 255,
-        splits={split: [one for one in ones if isinstance(one, Entry)] for split, ones in found.items()},
+        splits={split: without_problems(ones, problems) for split, ones in entries.items()},
         decode=_Decode(classes, config.min_label_fraction),
-        problems=[one for ones in found.values() for one in ones if isinstance(one, Problem)],
+        problems=problems,
         left_out={"images in neither the train nor the val list": len(set(files.images).difference(train, own["val"]))},
     )
 
@@ -202,22 +205,34 @@ class _Files:
     sources: str
 
     @classmethod
-    def find(cls, tree: Tree, home: str, *, sbd: str | None, labels_from: Literal["masks", "annotations"]) -> _Files:
-        """Looks into the folders."""
-        truth = folder_files(tree, f"{home}SegmentationClass", suffixes=(".png",))
+    def find(
+        cls,
+        tree: Tree,
+        home: str,
+        *,
+        sbd: str | None,
+        labels_from: Literal["masks", "annotations"],
+        problems: list[Problem],
+    ) -> _Files:
+        """Looks into the folders; what is wrong there is added to ``problems``."""
+
+        def files(folder: str, *suffixes: str) -> dict[str, str]:
+            return folder_files(tree, folder, suffixes=suffixes, problems=problems)
+
+        truth = files(f"{home}SegmentationClass", ".png")
         if not truth:
             logger.warning("%s has no masks: there is no truth to score by", tree.place(f"{home}SegmentationClass"))
         if labels_from == "annotations":
-            labels = [(XML, folder_files(tree, f"{home}Annotations", suffixes=(".xml",)))]
+            labels = [(XML, files(f"{home}Annotations", ".xml"))]
             sources = "XML file in Annotations"
         else:
             labels = [
-                (MASK, folder_files(tree, f"{home}SegmentationClassAug", suffixes=(".png",))),
-                (SBD_MASK, {} if sbd is None else folder_files(tree, f"{sbd}cls", suffixes=(".mat",))),
+                (MASK, files(f"{home}SegmentationClassAug", ".png")),
+                (SBD_MASK, {} if sbd is None else files(f"{sbd}cls", ".mat")),
                 (MASK, truth),
             ]
             sources = "mask in SegmentationClassAug, raw SBD or SegmentationClass"
-        images = folder_files(tree, f"{home}JPEGImages", suffixes=(".jpg", ".jpeg"))
+        images = files(f"{home}JPEGImages", ".jpg", ".jpeg")
         return cls(tree, home, images, truth, labels, sources)
 
     def entry(self, name: str, *, truth: bool) -> Entry | Problem:
@@ -261,19 +276,11 @@ class _Decode:
             if role in MASK_READERS
         }
         source = next(role for role in LABEL_ROLES if role in files)
-        return Sample(
-            entry.key,
-            photograph.data,
-            photograph.extension,
-            *photograph.size,
-            labels=(
-                _objects(files[source])
-                if source == XML
-                else present_labels(masks[source], self.classes, min_fraction=self.min_label_fraction)
-            ),
-            mask=masks.get(TRUTH),
-            notes=photograph.notes,
-        )
+        if source == XML:
+            labels = _objects(files[source])
+        else:
+            labels = present_labels(masks[source], self.classes, min_fraction=self.min_label_fraction)
+        return photograph.sample(entry.key, labels=labels, mask=masks.get(TRUTH))
 
 
 def _objects(file: RawFile) -> tuple[int, ...]:
