@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,8 @@ Resume = Literal["auto", "never"]
 def main() -> None:
     """Runs the command line; an error that the user can mend is one message and exit code 1."""
     show_log()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         app()
     except (CtmError, OSError) as error:

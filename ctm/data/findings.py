@@ -108,7 +108,7 @@ def findings_lines(
         yield f"  {count:,} image{'s' if count > 1 else ''}: {note}"
     problems = all_problems(dataset, findings)
     if problems:
-        yield f"  {len(problems):,} files cannot be used:"
+        yield f"  {len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used:"
     yield from (f"    {problem.message}" for problem in problems[:listed])
     if len(problems) > len(problems[:listed]):
         yield f"    … and {len(problems[listed:]):,} more"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ctm.errors import DataError
 
@@ -125,7 +125,7 @@ def decode_image(data: bytes, extension: str) -> NDArray[Any]:
                 rgb = image if image.mode == "RGB" else image.convert("RGB")
                 array = np.array(rgb).transpose(2, 0, 1)
     except UNREADABLE as error:
-        raise DataError(f"the bytes are no readable {extension} image: {error}") from error
+        raise DataError(f"the bytes are no readable {extension} image: {_reason(error)}") from error
     if array.ndim != 3:
         raise DataError(f"the image array has shape {array.shape}, expected (channels, height, width)")
     return array
@@ -149,9 +149,14 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
             mode = image.mode
             mask: NDArray[np.uint8] = np.array(image)
     except UNREADABLE as error:
-        raise DataError(f"the bytes are no readable mask: {error}") from error
+        raise DataError(f"the bytes are no readable mask: {_reason(error)}") from error
     if mode not in {"L", "P"}:
         raise DataError(
             f"the mask has colour mode {mode!r}; store class indices as an 8-bit greyscale (L) or palette (P) PNG"
         )
     return mask
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with the bytes; Pillow's own words for an unknown format name an object in memory."""
+    return "no known format" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,16 +63,13 @@ class Split:
         self._members: dict[str, NDArray[np.int64]] = {}  # (N, 2) offset and bytes, -1 where a sample lacks the member
         self._georeferences: dict[int, Georeference] = {}
         for index, record in enumerate(_records(folder, entry)):
-            self.keys.append(record["key"])
-            self.labels[index, [column[value] for value in record["labels"]]] = True
-            self.sizes[index] = record["height"], record["width"]
-            self._shard_of[index] = record["shard"]
-            for member, place in record["members"].items():
-                if member not in self._members:
-                    self._members[member] = np.full((entry.samples, 2), -1, dtype=np.int64)
-                self._members[member][index] = place
-            if "georeference" in record:
-                self._georeferences[index] = Georeference.from_dict(record["georeference"])
+            try:
+                self._add(index, record, column=column, shards=entry.shards)
+            except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+                raise ArtifactError(
+                    f"{folder / entry.records.file} is damaged: record {index + 1} is none of this folder "
+                    f"({type(error).__name__}: {error}); run its stage again"
+                ) from error
         self._members = dict(sorted(self._members.items()))
         self._positions = {key: index for index, key in enumerate(self.keys)}
 
@@ -146,6 +143,24 @@ class Split:
             return decode_mask(self.read(index, member))
         except DataError as error:
             raise self._damaged(index, member) from error
+
+    def _add(
+        self, index: int, record: Mapping[str, Any], *, column: Mapping[int, int], shards: Sequence[ShardFile]
+    ) -> None:
+        """Takes in a record, which somebody else may have written."""
+        shard = shards[record["shard"]]
+        self.keys.append(record["key"])
+        self.labels[index, [column[value] for value in record["labels"]]] = True
+        self.sizes[index] = record["height"], record["width"]
+        self._shard_of[index] = record["shard"]
+        for member, (offset, size) in record["members"].items():
+            if not (offset >= 0 and 0 <= size <= shard.bytes - offset):
+                raise ValueError(f"{member} lies outside of {shard.file}")
+            if member not in self._members:
+                self._members[member] = np.full((len(self.sizes), 2), -1, dtype=np.int64)
+            self._members[member][index] = offset, size
+        if "georeference" in record:
+            self._georeferences[index] = Georeference.from_dict(record["georeference"])
 
     def _damaged(self, index: int, member: str) -> ArtifactError:
         path = self._shards[self._shard_of[index]]
@@ -236,10 +251,9 @@ def _records(folder: Path, entry: SplitIndex) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            if not re.fullmatch(SAFE_KEY, record["key"]):
-                raise ArtifactError(
-                    f"{path}: the key {record['key']!r} is no safe file name; ctm has not written this folder"
-                )
+            key = record.get("key")
+            if not isinstance(key, str) or not re.fullmatch(SAFE_KEY, key):
+                raise ArtifactError(f"{path}: the key {key!r} is no safe file name; ctm has not written this folder")
             yield record
 
 

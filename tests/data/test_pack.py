@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ctm.data.pack import Packing, write_dataset_shards
 from ctm.data.shards import ShardFolder
 from ctm.errors import DataError, ParamsError, StorageError
 from ctm.runtime.storage import open_tree
+from tests.miniatures.dfc2020 import write_dfc2020
 from tests.miniatures.samples import packed
 
 
@@ -219,10 +219,9 @@ def test_a_constant_channel_keeps_deviation_one(folder: Path, config: DatasetCon
     np.testing.assert_allclose(shards.mean, 128 / 255, rtol=1e-5)
 
 
-def test_imagenet_statistics_need_three_channels(
-    folder: Path, config: DatasetConfig, dfc2020: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_imagenet_statistics_need_three_channels(folder: Path, config: DatasetConfig, tmp_path: Path) -> None:
     packed(config, folder, tmp_path / "rgb", normalise="imagenet")
     assert ShardFolder.open(tmp_path / "rgb").std == (0.229, 0.224, 0.225)
+    write_dfc2020(tmp_path / "dfc")
     with pytest.raises(ParamsError, match="'imagenet' needs 3 channels, the images have 15"):
-        packed(DatasetConfig(format="dfc2020", root="x"), dfc2020(), tmp_path / "dfc", normalise="imagenet")
+        packed(DatasetConfig(format="dfc2020", root="x"), tmp_path / "dfc", tmp_path / "out", normalise="imagenet")
