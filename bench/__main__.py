@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from itertools import chain
 
 import torch
 
-from bench.data import data_rows, memory_lines
+from bench.data import data_rows, memory_lines, rate_lines
 from bench.models import DEFAULT, PAPER, model_rows
 from bench.row import HEADER, measured
 
@@ -31,7 +32,7 @@ def main() -> None:
     if options.part != "models":
         for row in data_rows():
             print(measured(row, repeats=options.repeats), flush=True)
-        for line in memory_lines():
+        for line in chain(rate_lines(), memory_lines()):
             print(line, flush=True)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from bench.measure import resident_megabytes
 from bench.row import Row
 from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.data.datasets import open_dataset
+from ctm.data.datasets.demo import write_demo
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.pack import IMAGENET_MEAN, IMAGENET_STD, Packing, write_dataset_shards
@@ -30,10 +32,10 @@ from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.params import load_preset, to_yaml
 from ctm.runtime.storage import open_tree
 
-__all__ = ["data_rows", "memory_lines", "write_photographs"]
+__all__ = ["data_rows", "memory_lines", "rate_lines", "write_photographs"]
 
-HEIGHT, WIDTH = 375, 500
-"""A photograph of PASCAL VOC."""
+SIZES = {"voc2012": (375, 500), "coco2014": (480, 640), "ade20k": (512, 683), "endotect": (576, 720)}
+"""Height and width of a usual photograph of each data set."""
 IMAGE_SIZE = (224, 224)
 BATCH = 32
 DISTINCT = 40
@@ -95,8 +97,34 @@ def preprocess_command(raw: Path, place: Path, *, workers: int) -> list[str | Pa
     ]
 
 
-def write_photographs(root: Path, number: int) -> None:
-    """JPEG files of 500 x 375 pixels with structure at all scales, masks and labels, in the layout ``folder``."""
+def rate_lines(*, photographs: int = 240, patches: int = 100) -> Iterator[str]:
+    """Images a second that one process of preprocess reads, checks and writes, at the paper's data sets' sizes."""
+    yield "\npreprocess, one worker, at the sizes of:"
+    with TemporaryDirectory() as place:
+        for name, size in SIZES.items():
+            raw = Path(place) / name
+            write_photographs(raw, photographs, size=size)
+            yield _rate_line(name, f"{size[1]} x {size[0]} photographs with masks", raw, CONFIG, photographs)
+        raw = Path(place) / "dfc2020"
+        write_demo(raw, train=patches * 4 // 5, val=patches // 5, size=256)
+        config = DatasetConfig(format="dfc2020", root="", normalise="none")
+        yield _rate_line("dfc2020", "15 x 256 x 256 patches with land cover", raw, config, patches)
+
+
+def _rate_line(name: str, what: str, raw: Path, config: DatasetConfig, samples: int) -> str:
+    start = perf_counter()
+    pack(raw, raw.with_name(f"{name}-shards"), workers=1, config=config)
+    return f"  {name:<10}{what:<42}{samples / (perf_counter() - start):>8.0f} /s"
+
+
+def write_photographs(root: Path, number: int, *, size: tuple[int, int] = SIZES["voc2012"]) -> None:
+    """JPEG files with structure at all scales, masks and labels, in the layout ``folder``.
+
+    Args:
+        root: where they go.
+        number: how many.
+        size: height and width in pixels.
+    """
     for name in ("images", "masks", "splits"):
         (root / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -104,8 +132,8 @@ def write_photographs(root: Path, number: int) -> None:
     for n, name in enumerate(names):
         image, mask = root / "images" / f"{name}.jpg", root / "masks" / f"{name}.png"
         if n < DISTINCT:
-            Image.fromarray(photograph(rng)).save(image, quality=90)
-            Image.fromarray(smooth_mask(rng)).save(mask)
+            Image.fromarray(photograph(rng, size)).save(image, quality=90)
+            Image.fromarray(smooth_mask(rng, size)).save(mask)
         else:
             shutil.copyfile(root / "images" / f"{names[n % DISTINCT]}.jpg", image)
             shutil.copyfile(root / "masks" / f"{names[n % DISTINCT]}.png", mask)
@@ -115,27 +143,27 @@ def write_photographs(root: Path, number: int) -> None:
     (root / "splits" / "val.txt").write_text("\n".join(names[number * 4 // 5 :]))
 
 
-def photograph(rng: np.random.Generator) -> NDArray[np.uint8]:
+def photograph(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Noise whose amplitude falls with its frequency, as that of photographs does, (H, W, 3)."""
-    total = np.zeros((HEIGHT, WIDTH, 3))
+    total = np.zeros((*size, 3))
     for side in (4, 8, 16, 32, 64, 128):
         coarse = rng.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
-        total += np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / side
+        total += np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)) / side
     total += rng.normal(0, 2, size=total.shape)
     return np.clip(255 * (total - total.min()) / np.ptp(total), 0, 255).astype(np.uint8)
 
 
-def smooth_mask(rng: np.random.Generator) -> NDArray[np.uint8]:
+def smooth_mask(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Two classes with a smooth border, (H, W)."""
     coarse = Image.fromarray(rng.integers(0, 256, size=(6, 8), dtype=np.uint8))
-    return (np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) > 128).astype(np.uint8)
+    return (np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC)) > 128).astype(np.uint8)
 
 
-def pack(raw: Path, folder: Path, *, workers: int) -> ShardFolder:
+def pack(raw: Path, folder: Path, *, workers: int, config: DatasetConfig = CONFIG) -> ShardFolder:
     """Preprocess without the command line."""
     tree = open_tree(str(raw))
     packing = Packing("statistics", PreprocessConfig(), workers, folder.with_name(f"{folder.name}.progress"), False)
-    write_dataset_shards(open_dataset(CONFIG, tree), tree, folder, packing)
+    write_dataset_shards(open_dataset(config, tree), tree, folder, packing)
     return ShardFolder.open(folder)
 
 
