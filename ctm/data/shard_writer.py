@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,8 @@ class Finished(Config):
 
     shards: tuple[ShardFile, ...] = ()
     """The closed shards, in order."""
-    records_bytes: int = 0
-    """Length of the records of these shards."""
+    records: ShardFile | None = None
+    """The file of records, as far as it speaks of these shards."""
 
 
 class ShardWriter:
@@ -120,7 +119,7 @@ class ShardWriter:
 
     @property
     def finished(self) -> Finished:
-        """The shards that are closed and safe on the disk; all of them once the ``with`` block has ended."""
+        """The shards that are closed; all of them once the ``with`` block has ended."""
         return self._finished
 
     @property
@@ -161,8 +160,7 @@ class ShardWriter:
         self._shard.write(bytes(padding))
         self._shards.append(self._shard.close())
         self._shard = None
-        self._records.save()
-        self._finished = Finished(shards=tuple(self._shards), records_bytes=self._records.size)
+        self._finished = Finished(shards=tuple(self._shards), records=self._records.so_far())
 
     def _continued_records(self, finished: Finished) -> _HashingFile:
         """The file of records, at the end of those of ``finished``, whose samples are counted in."""
@@ -172,9 +170,11 @@ class ShardWriter:
             if not file.is_file() or digest_artifact(file) != shard.sha256:
                 raise ArtifactError(f"{file} is not as it was written")
         self._shards = list(finished.shards)
-        kept = path.read_bytes()[: finished.records_bytes] if finished.shards and path.is_file() else b""
-        if len(kept) != finished.records_bytes:
-            raise ArtifactError(f"{path} is not as it was written")
+        kept = b""
+        if finished.records is not None:
+            kept = path.read_bytes()[: finished.records.bytes] if path.is_file() else b""
+            if hashlib.sha256(kept).hexdigest() != finished.records.sha256:
+                raise ArtifactError(f"{path} is not as it was written")
         records = _HashingFile(path)
         records.write(kept)
         for line in kept.splitlines():
@@ -199,15 +199,15 @@ class _HashingFile:
         self._digest.update(data)
         self.size += len(data)
 
-    def save(self) -> None:
-        """Brings what has been written to the disk itself."""
+    def so_far(self) -> ShardFile:
+        """What has been written; it need not be on the disk yet, since whoever reads it checks the digest."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        return ShardFile(file=self._path.name, samples=self.samples, bytes=self.size, sha256=self._digest.hexdigest())
 
     def close(self) -> ShardFile:
-        self.save()
+        written = self.so_far()
         self._file.close()
-        return ShardFile(file=self._path.name, samples=self.samples, bytes=self.size, sha256=self._digest.hexdigest())
+        return written
 
 
 def _append_member(file: _HashingFile, name: str, data: bytes) -> int:

@@ -125,7 +125,7 @@ def test_a_damaged_finished_shard_is_never_accepted(many: Path, config: DatasetC
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("spoil", ["journal", "records", "raw data"])
+@pytest.mark.parametrize("spoil", ["journal", "records gone", "records changed", "raw data"])
 def test_what_cannot_be_trusted_is_begun_anew(
     many: Path, config: DatasetConfig, tmp_path: Path, spoil: str, caplog
 ) -> None:
@@ -133,8 +133,11 @@ def test_what_cannot_be_trusted_is_begun_anew(
     progress = tmp_path / "out.progress"
     if spoil == "journal":
         (progress / "journal.json").write_text('{"stamp": ')
-    elif spoil == "records":
-        (progress / "shards" / "train.jsonl").write_bytes(b"")
+    elif spoil == "records gone":
+        (progress / "shards" / "train.jsonl").unlink()
+    elif spoil == "records changed":
+        records = progress / "shards" / "train.jsonl"
+        records.write_bytes(records.read_bytes().replace(b'"p01"', b'"p00"'))
     else:
         Image.new("RGB", (50, 50)).save(many / "images" / "p01.png")
     packed(config, many, tmp_path / "out")
