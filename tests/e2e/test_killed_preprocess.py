@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctm.params import load_preset, to_yaml
+
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-SETTINGS = ("--set", "preprocess.shard_mb=1", "--set", "dataset.classes=null", "--set", "dataset.normalise=statistics")
+SETTINGS = ("preprocess.shard_mb=1", "dataset.classes=null", "dataset.normalise=statistics")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path, photographs: Path) -> subprocess.Popen[str]:
     """Starts preprocess with two workers in a process group of its own."""
     root.mkdir(exist_ok=True)
-    ctm = Path(sys.executable).with_name("ctm")
-    subprocess.run([ctm, "init", "msrc21", "--force", *SETTINGS], cwd=root, check=True, capture_output=True)
-    command = [ctm, "preprocess", "--raw", str(photographs), "--workers", "2"]
+    (root / "params.yaml").write_text(to_yaml(load_preset("msrc21", SETTINGS)), encoding="utf-8")
+    command = [Path(sys.executable).with_name("ctm"), "preprocess", "--raw", str(photographs), "--workers", "2"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 

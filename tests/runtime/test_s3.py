@@ -75,11 +75,13 @@ class Line:
             request_queue_size = 64
 
         with Listener(("127.0.0.1", 0), Connection) as listener:
-            thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
+            thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
             thread.start()
-            yield f"http://127.0.0.1:{listener.server_address[1]}"
-            listener.shutdown()
-            thread.join()
+            try:
+                yield f"http://127.0.0.1:{listener.server_address[1]}"
+            finally:
+                listener.shutdown()
+                thread.join()
 
     def carry(self, near: socket.socket) -> None:
         """Passes on what comes in over one connection."""
