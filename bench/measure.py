@@ -68,9 +68,11 @@ def resident_megabytes(command: Sequence[str | Path]) -> float:
     """
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet) as process:
-        peak = 0
+        peak, before = 0, 0
         while process.poll() is None:
-            peak = max(peak, sum(_resident_peaks(process.pid)))
+            now = sum(_resident_peaks(process.pid))
+            # Twice in a row: a process that is just being started shows its parent's memory as its own.
+            peak, before = max(peak, min(before, now)), now
             sleep(0.02)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(command))

@@ -21,7 +21,7 @@ class FileStat(NamedTuple):
 
     size: int
     """Bytes."""
-    stamp: str
+    stamp: str | int
     """Changes when the contents change: time of the last change (local), ETag (S3)."""
 
 
@@ -154,7 +154,7 @@ class LocalTree:
                 refused[path] = stat
             else:
                 files[path] = stat
-        return dict(sorted(files.items())), dict(sorted(refused.items()))
+        return {path: files[path] for path in sorted(files)}, {path: refused[path] for path in sorted(refused)}
 
 
 def _walk(root: Path, *above: Path, prefix: str = "") -> Iterator[tuple[str, FileStat | str]]:
@@ -176,7 +176,7 @@ def _walk(root: Path, *above: Path, prefix: str = "") -> Iterator[tuple[str, Fil
 
 
 def _file_stat(stat: os.stat_result) -> FileStat:
-    return FileStat(stat.st_size, str(stat.st_mtime_ns))
+    return FileStat(stat.st_size, stat.st_mtime_ns)
 
 
 def _refusal(link: Path, above: tuple[Path, ...]) -> str | None:

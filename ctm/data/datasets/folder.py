@@ -163,6 +163,7 @@ def _read_labels(images: _Images, classes: ClassTable) -> dict[str, tuple[int, .
     """Labels as mask values, by key; images with a row that cannot be used become faulty."""
     labels: dict[str, tuple[int, ...]] = {}
     seen: set[str] = set()
+    same: dict[tuple[int, ...], tuple[int, ...]] = {}  # labels that many images share are kept once
     table = read_table(
         images.tree, LABELS, columns=("image", "classes"), hint="separate classes with ';', not with ','"
     )
@@ -179,7 +180,8 @@ def _read_labels(images: _Images, classes: ClassTable) -> dict[str, tuple[int, .
         if wrong:
             images.refuse(key, Problem(images.paths[key], f"{where}: {wrong}"))
         values = {classes.names.index(name) for name in names if not wrong}
-        labels[key] = tuple(sorted(values - {classes.background}))
+        found = tuple(sorted(values - {classes.background}))
+        labels[key] = same.setdefault(found, found)
     return labels
 
 

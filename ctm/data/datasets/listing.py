@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ctm.data.datasets.reader import Entry, Problem
 from ctm.errors import DataError
@@ -116,8 +116,8 @@ def read_list(tree: Tree, path: str) -> list[str]:
 
 def read_table(
     tree: Tree, path: str, *, columns: Iterable[str], delimiter: str = ",", hint: str = ""
-) -> list[tuple[int, list[str]]]:
-    """Line number and the wanted cells, stripped, of each row of a table with a header.
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields line number and the wanted cells, stripped, of each row of a table with a header.
 
     Args:
         tree: where the file lies.
@@ -132,26 +132,24 @@ def read_table(
     wanted = list(columns)
     rows = csv.DictReader(io.StringIO(read_text(tree, path), newline=""), delimiter=delimiter)
     try:
-        return _cells(rows, tree.place(path), wanted=wanted, hint=hint)
+        yield from _cells(rows, tree.place(path), wanted=wanted, hint=hint)
     except csv.Error as error:
         raise DataError(
             f"{tree.place(path)} line {rows.line_num}: {error}; is a quotation mark not closed before it?"
         ) from error
 
 
-def _cells(rows: csv.DictReader[str], place: str, *, wanted: list[str], hint: str) -> list[tuple[int, list[str]]]:
+def _cells(rows: csv.DictReader[str], place: str, *, wanted: list[str], hint: str) -> Iterator[tuple[int, list[str]]]:
     missing = sorted(set(wanted) - set(rows.fieldnames or ()))
     if missing:
         raise DataError(
             f"{place}: no column {' and '.join(map(repr, missing))} in the first line; "
             f"found {list(rows.fieldnames or ())}"
         )
-    result = []
     for row in rows:
         if None in row:
             raise DataError(f"{place} line {rows.line_num}: more cells than columns{hint and '; '}{hint}")
-        result.append((rows.line_num, [(row[name] or "").strip() for name in wanted]))
-    return result
+        yield rows.line_num, [(row[name] or "").strip() for name in wanted]
 
 
 def problem(tree: Tree, path: str, message: str) -> Problem:
