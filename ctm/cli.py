@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import ctm
+from ctm.data.unpack import MaskFormat
 from ctm.errors import CtmError, ParamsError
 from ctm.execute import RunOptions, execute
 from ctm.params import load_params, load_preset, read_config, stage_config, to_yaml
@@ -165,7 +166,7 @@ def unpack(
     artifact: Annotated[Path, typer.Argument(help="Folder of shards or of pseudo-masks.")],
     folder: Annotated[Path, typer.Argument(help="New folder for the files.")],
     format: Annotated[
-        Literal["png", "geotiff"],
+        MaskFormat,
         typer.Option("--format", help="png: palette images; geotiff: with the images' CRS and transform."),
     ] = "png",
 ) -> None:

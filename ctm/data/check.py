@@ -35,6 +35,5 @@ def _check_split(dataset: RawDataset, tree: Tree, name: str, *, workers: int) ->
         if isinstance(outcome, Problem):
             findings.reject(outcome)
         else:
-            labels = [dataset.classes.names[k] for k in outcome.labels]
-            findings.add(labels=labels, with_truth=outcome.with_truth, notes=outcome.notes)
+            findings.add(outcome, dataset.classes.names)
     return findings

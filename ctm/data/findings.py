@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ctm.data.datasets.reader import Problem, RawDataset
+from ctm.data.decoding import Decoded
 from ctm.stage import Metrics
 
 __all__ = ["SplitFindings", "all_problems", "balance", "findings_lines", "split_metrics"]
@@ -37,13 +38,13 @@ class SplitFindings:
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, *, labels: Sequence[str], with_truth: bool, notes: Sequence[str]) -> None:
-        """Counts a good sample."""
+    def add(self, sample: Decoded, names: Sequence[str]) -> None:
+        """Counts a good sample; ``names`` are the classes in the order of the mask values."""
         self.taken += 1
         self.samples += 1
-        self.with_truth += with_truth
-        self.labels.update(labels)
-        self.notes.update(notes)
+        self.with_truth += sample.with_truth
+        self.labels.update(names[value] for value in sample.labels)
+        self.notes.update(sample.notes)
 
     def copy(self) -> SplitFindings:
         """The counts as they are now."""

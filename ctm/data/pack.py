@@ -171,8 +171,7 @@ class _Job:
         findings.reject(problem)
 
     def _add(self, sample: Decoded, findings: SplitFindings, writer: ShardWriter) -> bool:
-        names = self._dataset.classes.names
-        findings.add(labels=[names[k] for k in sample.labels], with_truth=sample.with_truth, notes=sample.notes)
+        findings.add(sample, self._dataset.classes.names)
         if sample.moments is not None:
             self.statistics.merge(sample.moments)
         height, width = sample.size
