@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import sys
@@ -15,13 +16,15 @@ import typer
 import ctm
 from ctm.data.unpack import MaskFormat
 from ctm.errors import CtmError, ParamsError
-from ctm.execute import RunOptions, execute
-from ctm.params import load_params, load_preset, read_config, stage_config, to_yaml
-from ctm.runtime.context import Device, available_cores
+from ctm.execute import RunOptions, execute, manifest_path
+from ctm.kubeflow import Task, decode_nulls
+from ctm.params import load_params, load_preset, override_sections, read_config, stage_config, to_yaml
+from ctm.runtime.checkpoint_store import WORKING_FOLDER
+from ctm.runtime.context import Device, Part, available_cores
 from ctm.runtime.log import show_log
 from ctm.runtime.outputs import write_text
-from ctm.stage import Profile, Source, Stage
-from ctm.stages import STAGES
+from ctm.stage import Parts, Profile, Ref, Source, Stage
+from ctm.stages import JOINS, STAGES
 from ctm.sync import dvc_yaml
 
 __all__ = ["app", "main"]
@@ -181,15 +184,26 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         config = _read_stage_config(stage, given["params"], given["overrides"], given["config"])
+        task = Task.parse(given["executor_input"]) if given["executor_input"] else None
+        if task:
+            task.check_code()
         options = RunOptions(
             metrics=given["metrics"],
-            checkpoints=given["checkpoints"],
+            manifest=given["manifest"],
+            checkpoints=_own_checkpoints(given["checkpoints"], given["overrides"] if given["config"] else []),
             device=given["device"],
             workers=given["workers"],
             resume=given["resume"] == "auto",
+            part=_read_part(given.get("part", "1/1")),
+            labels=dict(map(_read_label, given["labels"])),
+            expected=task.expected(stage) if task else {},
         )
-        inputs = {name: given[name] for name in stage.inputs}
+        if empty := [name for name, source in stage.inputs.items() if isinstance(source, Source) and not given[name]]:
+            raise ParamsError(f"--{empty[0]} is empty: give a folder or s3://bucket/prefix.")
+        inputs = {name: given[name] or (task.paths(name) if task else []) for name in stage.inputs}
         execute(stage, config, inputs=inputs, outputs={name: given[name] for name in stage.outputs}, options=options)
+        if task:
+            task.finish(stage, metrics=options.metrics, manifest=options.manifest or manifest_path(options.metrics))
 
     command.__signature__ = inspect.Signature(_stage_parameters(stage))  # type: ignore[attr-defined]
     command.__doc__ = stage.summary
@@ -197,13 +211,36 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 
 
 def _read_stage_config(stage: Stage, params: Path, overrides: list[str], config: str | None) -> Any:
+    overrides = [override for override in overrides if override]  # a pipeline without one hands in an empty text
     if config is None:
         return stage_config(load_params(params, overrides), stage.config)
     try:
-        values = json.loads(config)
+        values = decode_nulls(json.loads(config))
     except json.JSONDecodeError as error:
         raise ParamsError(f"--config is no valid JSON: {error}") from None
+    if isinstance(values, dict):
+        values = override_sections(values, overrides, stage.config)
     return read_config(values, stage.config, origin="--config")
+
+
+def _own_checkpoints(place: str, overrides: list[str]) -> str:
+    """Tasks of a sweep may be the very same run, side by side: each has a place of its own."""
+    text = "\n".join(override for override in overrides if override)
+    return f"{place.rstrip('/')}/{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text else place
+
+
+def _read_part(text: str) -> Part:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ParamsError(f"--part {text}: expected K/N with 1 <= K <= N, such as 2/4.")
+    return Part(int(number), int(count))
+
+
+def _read_label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ParamsError(f"--label {text}: expected NAME=VALUE, such as run=first.")
+    return name, value
 
 
 def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
@@ -216,41 +253,54 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
             default=default,
         )
 
+    def input_option(name: str, source: Source | Ref | Parts) -> inspect.Parameter:
+        required = inspect.Parameter.empty
+        if isinstance(source, Source):
+            about = f"Raw data: a folder or s3://bucket/prefix; parameter {source.param} of the pipeline."
+            return option(name, str, required, help=about)
+        about = f"Output {source.port} of {source.stage.replace('_', '-')}"
+        if isinstance(source, Parts):
+            return option(name, list[Path], [], help=f"{about}, one for each part, in their order.")
+        return option(name, Path, required, help=f"{about}.")
+
     sections = ", ".join(stage.config.model_fields)
     workers = available_cores() if stage.profile is Profile.CPU else 0
-    inputs = [
-        option(
-            name,
-            str if isinstance(source, Source) else Path,
-            inspect.Parameter.empty,
-            help=f"Raw data: a folder or s3://bucket/prefix; parameter {source.param} of the pipeline."
-            if isinstance(source, Source)
-            else f"Output {source.port} of {source.stage.replace('_', '-')}.",
-        )
-        for name, source in stage.inputs.items()
-    ]
+    inputs = [input_option(name, source) for name, source in stage.inputs.items()]
     outputs = [
         option(name, Path, Path(output.path), help=f"Where to write the {output.kind.value}.")
         for name, output in stage.outputs.items()
     ]
+    part = [option("part", str, "1/1", metavar="K/N", help="Only the K-th of N parts of the samples.")]
     return [
         *inputs,
         *outputs,
-        option("metrics", Path, stage.metrics, help="Where to write the metrics; the manifest is written beside them."),
+        option("metrics", Path, stage.metrics, help="Where to write the metrics."),
+        option("manifest", Path | None, None, help="Where to write the manifest; left out: beside the metrics."),
         option("params", Path, Path("params.yaml"), help=f"Parameter file; this stage reads {sections}."),
         option("overrides", list[str], [], flag="set", metavar="NAME=VALUE", help="Override a parameter; repeatable."),
         option("config", str | None, None, metavar="JSON", help="The stage's sections as JSON instead of --params."),
+        *(part if stage.divisible else []),
         option("device", Device, "auto", help="Where to run; auto takes the GPU where there is one."),
         option("workers", int, workers, help="Processes that decode images; 0: the stage's own.", min=0),
-        option("checkpoints", Path, Path(".ctm/checkpoints"), help="Folder for the state of unfinished trainings."),
+        option(
+            "checkpoints",
+            str,
+            str(WORKING_FOLDER),
+            metavar="PLACE",
+            help="Folder or s3://bucket/prefix for the state of unfinished trainings.",
+        ),
         option(
             "resume", Resume, "auto", help="auto continues an interrupted run of the very same stage, code and inputs."
         ),
+        option("labels", list[str], [], flag="label", metavar="NAME=VALUE", help="Recorded in the manifest."),
+        option("executor_input", str | None, None, metavar="JSON", help="What Kubeflow tells a task of itself."),
     ]
 
 
 for _stage in STAGES.values():
     app.command(_stage.command, rich_help_panel="Stages")(_stage_command(_stage))
+for _stage in JOINS.values():
+    app.command(_stage.command, rich_help_panel="Stages in parts")(_stage_command(_stage))
 
 
 if __name__ == "__main__":

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import ctm
-from ctm.errors import ArtifactError
+from ctm.errors import ArtifactError, ParamsError
 from ctm.fingerprint import fingerprint, library_versions
-from ctm.runtime.context import Context, Device
-from ctm.runtime.digest import digest_artifact
-from ctm.runtime.outputs import remove, staged_outputs
+from ctm.runtime.checkpoint_store import WORKING_FOLDER, end_checkpoints, open_checkpoints
+from ctm.runtime.context import WHOLE, Context, Device, Part, processes
+from ctm.runtime.digest import damaged_file, digest_artifact
+from ctm.runtime.outputs import staged_outputs
+from ctm.runtime.provenance import git_revision, run_label
 from ctm.runtime.storage import Tree, is_remote, listing_digest, open_tree
-from ctm.stage import Config, Metrics, Source, Stage
+from ctm.stage import Config, Metrics, Parts, Source, Stage
 
 __all__ = ["RunOptions", "execute", "manifest_path"]
 
@@ -32,20 +33,40 @@ ARTIFACT_MARKS = ("index.json", "model.json")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the caller of a stage decides, and what does not change the stage's result."""
+    """What the caller of a stage decides beside its parameters, inputs and outputs.
+
+    Attributes:
+        metrics: where the metrics are written.
+        manifest: where the manifest is written; None: beside the metrics.
+        checkpoints: folder, or s3://bucket/prefix, for the state of unfinished runs.
+        device: where to run.
+        workers: processes that decode images.
+        resume: whether to continue an interrupted run.
+        part: the share of the samples to handle; the whole for all but divisible stages.
+        labels: recorded in the manifest as they are.
+        expected: digests that inputs must have, where they are known; several for a list of paths.
+    """
 
     metrics: Path
-    checkpoints: Path = Path(".ctm/checkpoints")
+    manifest: Path | None = None
+    checkpoints: Path | str = WORKING_FOLDER
     device: Device = "auto"
     workers: int = 0
     resume: bool = True
+    part: Part = WHOLE
+    labels: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+Place = Path | str | Sequence[Path]
+"""Where an input lies: a path, a URI, or the paths of several parts."""
 
 
 def execute(
     stage: Stage,
     config: Config,
     *,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Place],
     outputs: Mapping[str, Path],
     options: RunOptions,
 ) -> Metrics:
@@ -64,26 +85,37 @@ def execute(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    manifest_file = manifest_path(options.metrics)
+    _check_processes(stage)
+    manifest_file = options.manifest or manifest_path(options.metrics)
     written = {**outputs, "metrics": options.metrics, "manifest": manifest_file}
     _check_places(inputs, written)
     opened = {name: _open_input(stage, name, place) for name, place in inputs.items()}
     digests = {name: _digest_input(source) for name, source in opened.items()}
+    _check_digests(stage, opened, digests, options.expected)
     settings = config.model_dump(mode="json")
     weights = _digest_weights(config)
-    identity = fingerprint(stage, settings, digests | weights)
-    checkpoints = options.checkpoints / stage.name / identity[:16]
-    context = Context(device=options.device, workers=options.workers, checkpoints=checkpoints, resume=options.resume)
+    identity = fingerprint(stage, settings, _identity(digests, options.part) | weights)
+    checkpoints, store = open_checkpoints(options.checkpoints, f"{stage.name}/{identity[:16]}")
+    context = Context(
+        device=options.device,
+        workers=options.workers,
+        checkpoints=checkpoints,
+        checkpoint_store=store,
+        resume=options.resume,
+        part=options.part,
+    )
     logger.info("%s: %s", stage.command, stage.summary)
     with staged_outputs(written) as staged:
         metrics = stage.run(config, context, **opened, **{name: staged[name] for name in outputs})
         manifest = {
             "stage": stage.name,
             "ctm": ctm.__version__,
-            "git": _git_revision(),
+            "git": git_revision(),
             "fingerprint": identity,
+            "labels": {**run_label(), **options.labels},
             "config": settings,
-            "inputs": {name: {"path": str(path), "sha256": digests[name]} for name, path in inputs.items()},
+            "part": str(options.part),
+            "inputs": {name: _input_record(place, digests[name]) for name, place in inputs.items()},
             "pretrained": weights,
             "outputs": {
                 name: {"path": str(path), "sha256": digest_artifact(staged[name])} for name, path in outputs.items()
@@ -98,7 +130,7 @@ def execute(
         }
         staged["metrics"].write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         staged["manifest"].write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    remove(checkpoints)
+    end_checkpoints(checkpoints, store)
     places = ", ".join(str(path) for path in outputs.values())
     logger.info("%s: wrote %s in %.0f s", stage.command, places, time.perf_counter() - clock)
     return metrics
@@ -109,16 +141,25 @@ def manifest_path(metrics: Path) -> Path:
     return metrics.with_suffix(".manifest.json")
 
 
-def _check_places(inputs: Mapping[str, Path | str], outputs: Mapping[str, Path]) -> None:
+def _check_processes(stage: Stage) -> None:
+    """Refuses to run as several processes, each of which would train and write the same."""
+    if processes() > 1:
+        raise ParamsError(
+            f"{stage.command} runs as one process, and torchrun has started {processes()} (WORLD_SIZE): training on "
+            "several GPUs is not there yet. Set CTM_NPROC=1 and one node."
+        )
+
+
+def _check_places(inputs: Mapping[str, Place], outputs: Mapping[str, Path]) -> None:
     """Refuses to write where something would be lost: into an input, another output, or what ctm did not write."""
-    local = {name: Path(place) for name, place in inputs.items() if not is_remote(str(place))}
-    taken = {f"--{name.replace('_', '-')}": path.resolve() for name, path in local.items()}
+    local = [(name, path) for name, place in inputs.items() for path in _listed(place) if not is_remote(str(path))]
+    taken = {f"--{name.replace('_', '-')} {path}": Path(path).resolve() for name, path in local}
     for name, path in outputs.items():
         option, place = f"--{name.replace('_', '-')}", path.resolve()
         for other, used in taken.items():
             if place == used or place in used.parents or used in place.parents:
-                raise ArtifactError(f"{option} {path} overlaps {other} {used}: give it a place of its own.")
-        taken[option] = place
+                raise ArtifactError(f"{option} {path} overlaps {other}: give it a place of its own.")
+        taken[f"{option} {path}"] = place
         if path.is_dir() and any(path.iterdir()) and not any((path / mark).is_file() for mark in ARTIFACT_MARKS):
             raise ArtifactError(
                 f"{option} {path} is a folder that ctm did not write, and would be replaced: name another place or "
@@ -133,32 +174,62 @@ def _digest_weights(config: Config) -> dict[str, str]:
     return {name: digest_artifact(file) for name, file in files.items() if file and file.is_file()}
 
 
-def _open_input(stage: Stage, name: str, place: Path | str) -> Path | Tree:
+def _open_input(stage: Stage, name: str, place: Place) -> Path | Tree | list[Path]:
     source = stage.inputs[name]
     if isinstance(source, Source):
         return open_tree(str(place))
-    path = Path(place)
-    if not path.exists():
-        raise ArtifactError(
-            f"{stage.command}: input --{name} {path} is missing. It is written by the stage "
-            f"{source.stage.replace('_', '-')}: run that first, or `dvc repro {stage.name}`, which runs what is needed."
-        )
-    return path
+    paths = [Path(path) for path in _listed(place)]
+    for path in paths:
+        if not path.exists():
+            raise ArtifactError(
+                f"{stage.command}: input --{name} {path} is missing. It is written by the stage "
+                f"{source.stage.replace('_', '-')}: run that first, or `dvc repro {stage.name}`, which runs what is "
+                "needed."
+            )
+    return paths if isinstance(source, Parts) else paths[0]
 
 
-def _digest_input(source: Path | Tree) -> str:
-    return digest_artifact(source) if isinstance(source, Path) else listing_digest(source)
+def _listed(place: Place) -> Sequence[Path | str]:
+    return [place] if isinstance(place, Path | str) else place
 
 
-def _git_revision() -> dict[str, Any] | None:
-    """Revision of the working tree and whether it has uncommitted changes; None outside a checkout or without git."""
-    try:
-        revision = _git("rev-parse", "HEAD")
-        return {"revision": revision, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _digest_input(source: Path | Tree | list[Path]) -> list[str]:
+    """The digest of an input; one for each path of a list."""
+    if isinstance(source, list):
+        return [digest_artifact(path) for path in source]
+    return [digest_artifact(source) if isinstance(source, Path) else listing_digest(source)]
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def _check_digests(
+    stage: Stage,
+    opened: Mapping[str, Path | Tree | list[Path]],
+    digests: Mapping[str, list[str]],
+    expected: Mapping[str, Sequence[str]],
+) -> None:
+    """Holds the inputs whose digests are known against them, to the last byte: they have come over a network."""
+    for name, wanted in expected.items():
+        if digests[name] != list(wanted):
+            found, should = (", ".join(digest[:12] for digest in listed) for listed in (digests[name], wanted))
+            raise ArtifactError(
+                f"{stage.command}: input --{name} is not what was written for it: its sha256 is {found} and should be "
+                f"{should}. It was changed or copied in part: run the stage that writes it again."
+            )
+        source = opened[name]
+        for path in source if isinstance(source, list) else [source]:
+            if isinstance(path, Path) and (damaged := damaged_file(path)):
+                raise ArtifactError(
+                    f"{stage.command}: {damaged} of input --{name} is not what its index.json says: it was changed or "
+                    "copied in part. Run the task again, or the stage that writes it."
+                )
+
+
+def _identity(digests: Mapping[str, list[str]], part: Part) -> dict[str, str]:
+    """What the fingerprint counts as inputs; the part where it is not the whole."""
+    joined = {name: "+".join(listed) for name, listed in digests.items()}
+    return joined if part == WHOLE else {**joined, "--part": str(part)}
+
+
+def _input_record(place: Place, digests: list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+    """An input as the manifest has it: a list for the parts of a list."""
+    records = [{"path": str(path), "sha256": digest} for path, digest in zip(_listed(place), digests, strict=True)]
+    return records[0] if isinstance(place, Path | str) else records

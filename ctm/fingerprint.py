@@ -14,7 +14,7 @@ from typing import Any
 import ctm
 from ctm.stage import Stage
 
-__all__ = ["PACKAGE", "fingerprint", "import_closure", "library_versions"]
+__all__ = ["PACKAGE", "fingerprint", "import_closure", "library_versions", "package_digest"]
 
 PACKAGE = Path(ctm.__file__).parent
 
@@ -73,6 +73,17 @@ def fingerprint(stage: Stage, config: Mapping[str, Any], inputs: Mapping[str, st
         "inputs": dict(inputs),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def package_digest() -> str:
+    """Digest of every file of the package: what a pipeline was submitted from and what an image holds must agree."""
+    files = {p.relative_to(PACKAGE): p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        if not any(part.startswith(".") for part in name.parts):  # what editors and desktops leave is in no wheel
+            digest.update(f"{name.as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _source(module: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,16 @@ from ctm.runtime.context import Precision
 from ctm.stage import Config
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
 
-__all__ = ["Params", "load_params", "load_preset", "preset_names", "read_config", "stage_config", "to_yaml"]
+__all__ = [
+    "Params",
+    "load_params",
+    "load_preset",
+    "override_sections",
+    "preset_names",
+    "read_config",
+    "stage_config",
+    "to_yaml",
+]
 
 C = TypeVar("C", bound=Config)
 
@@ -29,8 +39,9 @@ C = TypeVar("C", bound=Config)
 class Params(Config):
     """All sections of params.yaml. A stage sees only the sections that its own config names."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    """The one seed: weights, order of samples, masking, gates and augmentation all follow from it."""
+    seed: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """The one seed: weights, order of samples, masking, gates and augmentation all follow from it. At most 2^53, up to
+    which Kubeflow carries integers exactly."""
 
     precision: Precision = "fp32"
     """Number format of matrix products in training: fp32, bf16, or fp16 (GPU only)."""
@@ -113,6 +124,20 @@ def read_config(values: Mapping[str, Any], config: type[C], *, origin: str) -> C
             found.setdefault(_place(detail["loc"], config), []).append(detail)
         lines = [_explain(place, details, config) for place, details in found.items()]
         raise ParamsError(f"{origin}: " + "\n".join(lines)) from None
+
+
+def override_sections(values: Mapping[str, Any], overrides: Iterable[str], config: type[Config]) -> dict[str, Any]:
+    """``values`` of a stage's sections with the overrides of these sections; those of other stages change nothing.
+
+    Raises:
+        ParamsError: an override is no ``section.name=value``.
+    """
+    changed = copy.deepcopy(dict(values))
+    for override in overrides:
+        section = override.partition("=")[0].split(".")[0].strip()
+        if section in config.model_fields or section not in Params.model_fields:
+            _override(changed, override)
+    return changed
 
 
 def to_yaml(params: Params) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Config", "Kind", "Metrics", "Output", "Profile", "Ref", "Source", "Stage"]
+__all__ = ["Config", "Kind", "Metrics", "Output", "Parts", "Profile", "Ref", "Source", "Stage"]
 
 Metrics = dict[str, Any]
 """Nested dictionary of numbers, written as ``metrics/<stage>.json``."""
@@ -32,6 +32,8 @@ class Kind(StrEnum):
     DATASET = "dataset"
     MODEL = "model"
     REPORT = "report"
+    CONFUSION = "confusion"
+    """A JSON file with ``classes`` and ``rows``, the counts of a confusion matrix, one row for each true class."""
 
 
 class Profile(StrEnum):
@@ -60,6 +62,14 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """An input that is the output ``port`` of every part of a divisible stage: paths in the order of the parts."""
+
+    stage: str
+    port: str
+
+
+@dataclass(frozen=True)
 class Output:
     """A file or folder that a stage writes whole or not at all."""
 
@@ -81,15 +91,17 @@ class Stage:
         inputs: where each input comes from.
         outputs: what is written.
         profile: what the stage needs.
+        divisible: whether the stage can run in parts (``context.part``) that a stage with a ``Parts`` input joins.
     """
 
     name: str
     summary: str
     config: type[Config]
     run: Callable[..., Metrics]
-    inputs: Mapping[str, Source | Ref]
+    inputs: Mapping[str, Source | Ref | Parts]
     outputs: Mapping[str, Output]
     profile: Profile
+    divisible: bool = False
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.run).parameters.values()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from ctm.fingerprint import import_closure
-from ctm.stage import Ref, Source, Stage
+from ctm.stage import Parts, Ref, Source, Stage
 
 __all__ = ["dvc_yaml"]
 
@@ -38,14 +39,24 @@ def _stage(stage: Stage, paths: dict[tuple[str, str], str]) -> dict[str, Any]:
     return {
         "desc": stage.summary,
         "cmd": f"ctm {stage.command} --params params.yaml {ports} --metrics {stage.metrics.as_posix()}",
-        "params": list(stage.config.model_fields),
+        "params": list(_parameters(stage)),
         "deps": [*inputs.values(), *code],
         "outs": list(outputs.values()),
         "metrics": [{stage.metrics.as_posix(): {"cache": False}}],
     }
 
 
-def _input_path(source: Source | Ref, paths: dict[tuple[str, str], str]) -> str:
+def _parameters(stage: Stage) -> Iterator[str]:
+    """The sections of params.yaml that the stage reads; those of which it does not read all by their parts."""
+    for name, field in stage.config.model_fields.items():
+        parts: dict[str, FieldInfo] = getattr(field.annotation, "model_fields", {})
+        if any(part.exclude for part in parts.values()):
+            yield from (f"{name}.{part}" for part, about in parts.items() if not about.exclude)
+        else:
+            yield name
+
+
+def _input_path(source: Source | Ref | Parts, paths: dict[tuple[str, str], str]) -> str:
     """The path of an input; one from outside is filled in by DVC from params.yaml."""
     return f"${{{source.param}}}" if isinstance(source, Source) else paths[source.stage, source.port]
 

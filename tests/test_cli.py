@@ -23,8 +23,10 @@ import ctm
 from ctm.cli import app
 from ctm.data.shards import ShardFolder
 from ctm.errors import CtmError
+from ctm.kubeflow import encode_nulls
 from ctm.params import load_params, load_preset, preset_names, stage_config, to_yaml
-from ctm.stages import STAGES
+from ctm.stage import Parts
+from ctm.stages import JOINS, STAGES
 from ctm.sync import dvc_yaml
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
@@ -76,15 +78,16 @@ def refused(*arguments: object, cwd: Path) -> str:
     return done.stderr[done.stderr.index("error: ") :]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES | JOINS)
 def test_a_stage_is_a_command_with_its_ports_as_options(name: str):
-    stage = STAGES[name]
+    stage = (STAGES | JOINS)[name]
     options = {option.name: option for option in COMMANDS[stage.command].params}
     assert COMMANDS[stage.command].help == stage.summary
-    assert all(options[port].required for port in stage.inputs)
+    assert all(options[port].required for port, source in stage.inputs.items() if not isinstance(source, Parts))
     assert all(options[port].default == Path(output.path) for port, output in stage.outputs.items())
     assert options["metrics"].default == stage.metrics
-    rest = {"metrics", "params", "overrides", "config", "device", "workers", "checkpoints", "resume"}
+    rest = {"metrics", "manifest", "params", "overrides", "config", "device", "workers", "checkpoints", "resume"}
+    rest |= {"labels", "executor_input"} | ({"part"} if stage.divisible else set())
     assert set(options) == {*stage.inputs, *stage.outputs, *rest}
     assert all(option.help for option in options.values())
 
@@ -161,6 +164,38 @@ def test_a_stage_takes_its_sections_as_json_with_whole_floats(place: Path, demo_
         "shard_mb": 1,
         "on_error": "fail",
     }
+
+
+def test_overrides_apply_to_json_where_the_stage_reads_the_section(demo_raw: Path, tiny_params: Any):
+    config = stage_config(tiny_params, STAGES["preprocess"].config).model_dump(mode="json")
+    given = ["--set", "dataset.normalise=none", "--set", "train_classifier.pruning_weight=0.1", "--set", ""]
+    succeed("preprocess", "--raw", demo_raw, "--config", json.dumps(encode_nulls(config)), *given)
+    used = json.loads(Path("metrics/preprocess.manifest.json").read_text())["config"]
+    assert used == {**config, "dataset": {**config["dataset"], "normalise": "none"}}
+    assert config["dataset"]["scale"] is None  # a null went through
+    wrong = ["--set", "datset.normalise=none"]
+    assert "unknown parameter datset" in fail("preprocess", "--raw", "r", "--config", json.dumps(config), *wrong)
+
+
+def test_labels_and_the_place_of_the_manifest_are_as_told(place: Path, demo_raw: Path, tiny_overrides: tuple[str, ...]):
+    succeed("init", "demo", *(word for override in tiny_overrides for word in ("--set", override)))
+    succeed("preprocess", "--raw", demo_raw, "--manifest", "m/it.json", "--label", "run=a=b", "--label", "empty=")
+    assert json.loads((place / "m/it.json").read_text())["labels"] == {"run": "a=b", "empty": ""}
+    assert [path.name for path in (place / "metrics").iterdir()] == ["preprocess.json"]
+    assert "--label run: expected NAME=VALUE" in fail("preprocess", "--raw", demo_raw, "--label", "run")
+
+
+def test_several_processes_are_refused_before_anything_is_read(place: Path, monkeypatch: pytest.MonkeyPatch):
+    succeed("init", "demo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun has started 2" in fail("train-classifier", "--shards", "nowhere")
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "-1/2", "1/0"])
+def test_a_wrong_part_is_refused(part: str):
+    succeed("init", "demo")
+    message = fail("extract-pseudomasks", "--shards", "s", "--pruned", "p", "--part", part)
+    assert message == f"--part {part}: expected K/N with 1 <= K <= N, such as 2/4."
 
 
 @pytest.mark.parametrize(
@@ -266,3 +301,16 @@ def test_a_missing_gpu_is_told(demo_copy: Path, tiny_shards: ShardFolder):
         pytest.skip("there is a GPU here")
     message = fail("train-classifier", "--shards", tiny_shards.path, "--device", "cuda")
     assert message == "--device cuda: no CUDA device can be used here. Use --device cpu, or auto."
+
+
+def test_an_empty_address_of_raw_data_is_told():
+    succeed("init", "demo")
+    assert fail("preprocess", "--raw", "") == "--raw is empty: give a folder or s3://bucket/prefix."
+
+
+def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards: ShardFolder, tiny_params: Any):
+    config = json.dumps(stage_config(tiny_params, STAGES["train_classifier"].config).model_dump(mode="json"))
+    given = ["--shards", tiny_shards.path, "--config", config, "--checkpoints", place / "ck", "--device", "cpu"]
+    for weight in ("0.1", "0.2"):  # of another stage, so that both are the same training
+        succeed("train-classifier", *given, "--set", f"extract_pseudomasks.threshold={weight}")
+    assert len(list((place / "ck").iterdir())) == 2

@@ -12,10 +12,10 @@ import pytest
 
 from ctm.errors import ArtifactError, DataError
 from ctm.execute import RunOptions, execute, manifest_path
-from ctm.runtime.context import Context
+from ctm.runtime.context import Context, Part
 from ctm.runtime.digest import digest_artifact
 from ctm.runtime.storage import Tree, listing_digest, open_tree
-from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Source, Stage
+from ctm.stage import Config, Kind, Metrics, Output, Parts, Profile, Ref, Source, Stage
 
 
 class CountConfig(Config):
@@ -226,3 +226,84 @@ def test_weights_that_change_under_one_name_make_another_run():
     assert found[0]["fingerprint"] != found[1]["fingerprint"]
     assert found[1]["fingerprint"] == found[2]["fingerprint"]
     assert found[2]["pretrained"] == {"model": digest_artifact(Path("vit.safetensors"))}
+
+
+def join(config: CountConfig, context: Context, *, text: Path, pieces: list[Path], whole: Path) -> Metrics:
+    whole.write_text(text.read_text() + "".join(piece.read_text() for piece in pieces))
+    context.checkpoints.mkdir(parents=True)  # so that it can be seen where it lies
+    if config.fail:
+        raise DataError("failed")
+    return {"pieces": len(pieces)}
+
+
+JOIN = Stage(
+    name="join_pieces",
+    summary="Put pieces together.",
+    config=CountConfig,
+    run=join,
+    inputs={"text": Ref("write_text", "text"), "pieces": Parts("write_pieces", "piece")},
+    outputs={"whole": Output(Kind.REPORT, "whole")},
+    profile=Profile.CPU,
+    divisible=True,
+)
+
+
+def go_joining(
+    *, fail: bool = False, expected: dict[str, list[str]] | None = None, part: Part | None = None
+) -> Metrics:
+    """Joins two pieces and writes the manifest where it is told to."""
+    Path("1").write_text("x")
+    Path("2").write_text("y")
+    options = RunOptions(
+        metrics=Path("numbers"),
+        manifest=Path("record"),
+        checkpoints=Path("ckpt"),
+        part=part or Part(2, 3),
+        labels={"run": "first"},
+        expected=expected or {},
+    )
+    inputs = {"text": Path("text"), "pieces": [Path("2"), Path("1")]}
+    return execute(JOIN, CountConfig(fail=fail), inputs=inputs, outputs={"whole": Path("whole")}, options=options)
+
+
+def test_a_list_of_parts_is_handed_on_in_its_order(place: Path):
+    assert go_joining() == {"pieces": 2}
+    assert (place / "whole").read_text() == "abyx"
+    record = json.loads((place / "record").read_text())
+    digests = [digest_artifact(place / name) for name in ("2", "1")]
+    assert record["inputs"]["pieces"] == [{"path": p, "sha256": d} for p, d in zip("21", digests, strict=True)]
+    assert record["labels"] == {"run": "first"}
+    assert record["part"] == "2/3"
+
+
+def test_each_part_has_checkpoints_of_its_own(place: Path):
+    for part in (Part(1, 3), Part(2, 3)):
+        with pytest.raises(DataError):
+            go_joining(fail=True, part=part)
+    assert len(list((place / "ckpt/join_pieces").iterdir())) == 2
+
+
+def test_inputs_must_have_the_digests_that_are_known(place: Path):
+    digests = [digest_artifact(place / "text")]
+    go_joining(expected={"text": digests})
+    with pytest.raises(ArtifactError, match=r"input --pieces is not what was written for it: .*It was changed"):
+        go_joining(expected={"text": digests, "pieces": digests * 2})
+
+
+def test_a_missing_part_is_named():
+    options = RunOptions(metrics=Path("numbers"))
+    inputs = {"text": Path("text"), "pieces": [Path("text"), Path("gone")]}
+    with pytest.raises(ArtifactError, match="input --pieces gone is missing"):
+        execute(JOIN, CountConfig(), inputs=inputs, outputs={"whole": Path("whole")}, options=options)
+
+
+def test_an_image_without_git_has_the_revision_of_its_build(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CTM_GIT_REVISION", "abc-dirty")
+    go()
+    assert manifest()["git"] == {"revision": "abc", "dirty": True}
+
+
+def test_the_run_that_kubeflow_names_is_recorded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CTM_RUN", "1234")
+    go()
+    assert manifest()["labels"] == {"run": "1234"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ctm.fingerprint import PACKAGE, fingerprint, import_closure, library_versions
+from ctm.fingerprint import PACKAGE, fingerprint, import_closure, library_versions, package_digest
 from ctm.stages import STAGES
 
 
@@ -186,3 +186,20 @@ def test_the_libraries_are_those_that_the_stage_imports():
     assert {"torch", "timm", "lightning-fabric"} <= set(library_versions("ctm.stages.train_classifier"))
     assert "ctm" not in library_versions("ctm.stages.evaluate")
     assert all(value[0].isdigit() for value in library_versions("ctm.stages.evaluate").values())
+
+
+def test_the_package_is_what_a_wheel_of_it_holds(tmp_path: Path):
+    def digest() -> str:
+        code = "from ctm.fingerprint import package_digest; print(package_digest())"
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    shutil.copytree(PACKAGE, tmp_path / "ctm")
+    before = digest()
+    assert before.strip() == package_digest()
+    (tmp_path / "ctm" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "ctm" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "ctm" / ".ipynb_checkpoints" / "cli.py").write_bytes(b"x")
+    assert digest() == before
+    (tmp_path / "ctm" / "presets" / "more.yaml").write_bytes(b"x")
+    assert digest() != before

@@ -44,9 +44,11 @@ def test_every_preset_survives_being_written_and_read(name: str, tmp_path: Path)
 def test_yaml_itself_reads_every_value_with_its_type(name: str):
     params = load_preset(name, ["train_classifier.lr=1e-5", "train_segmenter.lr=3e-07", "prune_heads.tolerance=1e-4"])
     read = dict(leaves(yaml.safe_load(to_yaml(params))))
-    assert read == dict(leaves(params.model_dump(mode="json")))
+    values = params.model_dump(mode="json")
+    values["evaluate"]["gate"] = params.evaluate.gate.model_dump(mode="json")  # left out for the stages
+    assert read == dict(leaves(values))
     assert {place: type(value) for place, value in read.items()} == {
-        place: type(value) for place, value in leaves(params.model_dump(mode="json"))
+        place: type(value) for place, value in leaves(values)
     }
     assert (read[".train_classifier.lr"], read[".train_segmenter.lr"]) == (1e-5, 3e-7)
 

@@ -49,7 +49,8 @@ def test_every_dependency_is_an_output_the_raw_data_or_a_file_of_the_code(reposi
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_its_own_sections_alone(name: str):
-    assert DOCUMENT["stages"][name]["params"] == list(STAGES[name].config.model_fields)
+    read = {parameter.partition(".")[0] for parameter in DOCUMENT["stages"][name]["params"]}
+    assert read == set(STAGES[name].config.model_fields)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,6 +81,17 @@ class Split:
     def members(self) -> tuple[str, ...]:
         """The members that at least one sample has."""
         return tuple(self._members)
+
+    def between(self, samples: range) -> Self:
+        """The samples from the first to before the last of a range, as a split of the same name."""
+        chosen = slice(samples.start, samples.stop)
+        part = copy(self)
+        part.keys, part.labels, part.sizes = self.keys[chosen], self.labels[chosen], self.sizes[chosen]
+        part._shard_of = self._shard_of[chosen]
+        part._members = {member: places[chosen] for member, places in self._members.items()}
+        part._georeferences = {i - samples.start: at for i, at in self._georeferences.items() if i in samples}
+        part._positions = {key: index for index, key in enumerate(part.keys)}
+        return part
 
     def index_of(self, key: str) -> int:
         """The position of a key.

@@ -1,4 +1,4 @@
-"""Parameters of the evaluation and its report."""
+"""Parameters of the evaluation, its report, and the gate behind it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from ctm.errors import ParamsError
 from ctm.evaluation.recipes import BASELINES, parse_recipe
 from ctm.stage import Config
 
-__all__ = ["EvaluateConfig"]
+__all__ = ["EvaluateConfig", "QualityGateConfig"]
+
+
+class QualityGateConfig(Config):
+    """How good a run must be for `ctm gate` to let it through; no stage reads it, so a change runs nothing again."""
+
+    metric: Annotated[str, Field(min_length=1)] = "segmenter.val.miou"
+    """The figure of metrics/evaluate.json that decides; higher is better."""
+
+    minimum: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The least that it must be (0..1); null: anything will do."""
+
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much lower than the baseline's (in CI: that of main) it may be (0..1); null: any drop will do."""
 
 
 class EvaluateConfig(Config):
@@ -26,6 +39,8 @@ class EvaluateConfig(Config):
 
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Number of images that are scored together."""
+
+    gate: Annotated[QualityGateConfig, Field(exclude=True)] = QualityGateConfig()
 
     @field_validator("compare")
     @classmethod

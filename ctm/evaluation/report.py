@@ -6,21 +6,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
+from ctm.evaluation.confusion import ConfusionTable
 from ctm.evaluation.figures import class_colours, curves_svg, heat_picture, mask_picture, number, photo_picture
+from ctm.evaluation.style import NONE, render
 
 __all__ = ["ClassRow", "CompareRow", "Headline", "Panel", "ReportData", "render_report"]
-
-NONE = "–"
-"""Shown for a score that does not exist."""
 
 SCORE_WORDS = ("map", "miou", "accuracy", "sparsity")
 """Columns of a history whose name has one of these words hold values of 0..1."""
@@ -98,6 +95,7 @@ class ReportData:
         headline: the figures at the top.
         compare: pseudo-masks made in several ways.
         per_class: scores of each class.
+        confusion: which class the segmenter takes for which on val, None where there is no truth.
         panels: samples in pictures.
         gates: a row of heads for each block, 1 kept and 0 removed; rows may differ in length.
         classifier_history: lines of the classifier's history.csv.
@@ -116,6 +114,7 @@ class ReportData:
     headline: Sequence[Headline] = ()
     compare: Sequence[CompareRow] = ()
     per_class: Sequence[ClassRow] = ()
+    confusion: ConfusionTable | None = None
     panels: Sequence[Panel] = ()
     gates: Sequence[Sequence[int]] = ()
     classifier_history: Sequence[Mapping[str, object]] = ()
@@ -129,16 +128,8 @@ def render_report(data: ReportData) -> str:
     """Makes the page: styles and pictures inside it, no script, no reference to any other file or address."""
     colours = class_colours(data.classes)
     swatches = {name: "#" + bytes(colours[k]).hex() for k, name in enumerate(data.classes.names)}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"value": _value, "percent": _percent}
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         data=data,
         scored=any(row.miou is not None for row in data.compare),
         swatches=swatches,
@@ -151,20 +142,6 @@ def render_report(data: ReportData) -> str:
         configuration=_sections(data.configuration),
         provenance={name: value for name, value in data.provenance.items() if value is not None},
     )
-
-
-def _value(value: float | int | str | None) -> str:
-    """A figure as text: scores with three decimals, counts with their thousands apart."""
-    if value is None:
-        return NONE
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else value
-
-
-def _percent(value: float | None) -> str:
-    """The length of a bar, as CSS wants it."""
-    return f"{100 * (value or 0.0):.1f}%"
 
 
 def _legend(data: ReportData) -> list[str]:

@@ -20,7 +20,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.runtime.progress import track
 from ctm.stage import Metrics
 
-__all__ = ["Mask", "score_classifier", "score_masks", "segment"]
+__all__ = ["Mask", "count_masks", "score_classifier", "score_masks", "segment"]
 
 Mask = tuple[int, NDArray[np.uint8]]
 """Index of a sample in its split, and a mask (H, W) of the size of its stored image."""
@@ -46,13 +46,18 @@ def score_classifier(
     return score.compute()
 
 
-def score_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> Metrics:
-    """Scores masks against the truth of their samples; samples without truth are passed over. See ``MaskScore``."""
+def count_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> MaskScore:
+    """Holds masks against the truth of their samples; samples without truth are passed over."""
     score = MaskScore(classes)
     for index, mask in masks:
         if split.has(index, TRUTH):
             score.update(mask, split.mask(index, TRUTH))
-    return score.compute()
+    return score
+
+
+def score_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> Metrics:
+    """Scores of masks against the truth of their samples: see ``MaskScore``."""
+    return count_masks(masks, split, classes=classes).compute()
 
 
 @torch.inference_mode()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
-__all__ = ["digest_artifact"]
+__all__ = ["damaged_file", "digest_artifact"]
 
 
 def digest_artifact(path: Path) -> str:
@@ -23,6 +24,20 @@ def digest_artifact(path: Path) -> str:
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{_digest_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def damaged_file(path: Path) -> Path | None:
+    """The first file of a folder of shards that is not what its ``index.json`` says; None if all are, or without index.
+
+    Reads everything, which ``digest_artifact`` does not.
+    """
+    index = path / "index.json"
+    if not index.is_file():
+        return None
+    splits = json.loads(index.read_bytes())["splits"].values()
+    files = (file for split in splits for file in (split["records"], *split["shards"]))
+    damaged = (path / file["file"] for file in files if _digest_file(path / file["file"]) != file["sha256"])
+    return next(damaged, None)
 
 
 def _digest_file(path: Path) -> str:

@@ -57,13 +57,15 @@ def run(
     pseudomasks: Path,
     segmenter: Path,
     report: Path,
+    confusion: Path,
 ) -> Metrics:
-    """Scores classifier, pseudo-masks, segmenter and what they are compared with; writes the report."""
+    """Scores classifier, pseudo-masks, segmenter and what they are compared with; writes report and confusions."""
     from ctm.data.classes import check_same_classes
     from ctm.data.shards import ShardFolder
     from ctm.evaluation import page
+    from ctm.evaluation.confusion import confusion_json, confusion_table
     from ctm.evaluation.report import ReportData, render_report
-    from ctm.evaluation.scoring import score_classifier, score_masks, segment
+    from ctm.evaluation.scoring import count_masks, score_classifier, segment
     from ctm.models.io import load_classifier
     from ctm.models.segmenter import load_segmenter
     from ctm.training.device import pick_device
@@ -86,16 +88,16 @@ def run(
     val = data.split("val")
     shown = page.choose_samples(val, config.evaluate.panels)
     predictions: dict[int, NDArray[np.uint8]] = {}
+    segmented = count_masks(
+        _keep(segment(network, val, network_inputs, **work), shown, kept=predictions), val, classes=classes
+    )
+    counts = segmented.matrix[:, :-1]  # a segmenter decides on every pixel: the last column is empty
 
     metrics: Metrics = {
         "classifier": {"val": score_classifier(gated, val, inputs, classes=classes, **work)},
         "heads": _heads(small.kept_heads, small.original_heads),
         "pseudomasks": {name: _score_pseudomasks(pseudo, data, name) for name in pseudo.splits},
-        "segmenter": {
-            "val": score_masks(
-                _keep(segment(network, val, network_inputs, **work), shown, kept=predictions), val, classes=classes
-            )
-        },
+        "segmenter": {"val": segmented.compute()},
     }
     if "train" in pseudo.splits:
         metrics["pseudomasks"]["train"]["compare"] = {
@@ -127,6 +129,7 @@ def run(
             headline=page.headlines(metrics),
             compare=page.compare_rows(metrics, extraction),
             per_class=page.class_rows(metrics, classes),
+            confusion=confusion_table(counts, classes.names),
             panels=panels,
             gates=[[int(head in kept) for head in range(small.original_heads)] for kept in small.kept_heads],
             classifier_history=histories[0],
@@ -137,6 +140,7 @@ def run(
         )
     )
     report.write_text(text, encoding="utf-8")
+    confusion.write_text(confusion_json(counts, classes.names), encoding="utf-8")
     return metrics
 
 
@@ -204,6 +208,9 @@ STAGE = Stage(
         "pseudomasks": Ref("extract_pseudomasks", "pseudomasks"),
         "segmenter": Ref("train_segmenter", "segmenter"),
     },
-    outputs={"report": Output(Kind.REPORT, "report/index.html")},
+    outputs={
+        "report": Output(Kind.REPORT, "report/index.html"),
+        "confusion": Output(Kind.CONFUSION, "report/confusion.json"),
+    },
     profile=Profile.GPU,
 )

@@ -29,6 +29,8 @@ class PreprocessStageConfig(Config):
 
 def run(config: PreprocessStageConfig, context: Context, *, raw: Tree, shards: Path, contact_sheet: Path) -> Metrics:
     """Reads and checks every sample, writes shards, index, statistics and a contact sheet; returns counts."""
+    if store := context.checkpoint_store:
+        logger.info("finished shards are kept in %s until all are done, not in %s", context.checkpoints, store.uri)
     dataset = open_dataset(config.dataset, raw)
     packing = Packing(
         normalise=config.dataset.normalise,

@@ -115,7 +115,7 @@ def train_classifier(
         loaders=loaders,
         config=training,
         seed=seed,
-        checkpoints=Checkpoints(context.checkpoints, resume=context.resume),
+        checkpoints=Checkpoints(context.checkpoints, resume=context.resume, store=context.checkpoint_store),
     )
     network.cpu()
     if not any(bool(gate.open_heads().any()) for gate in network.gates):

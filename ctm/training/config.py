@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ctm.data.config import AugmentConfig
 from ctm.models.config import ImageSize
@@ -75,6 +75,12 @@ class TrainClassifierConfig(TrainingConfig):
     """Epochs over which the pruning weight rises linearly from 0."""
 
 
+def _whole(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class TrainSegmenterConfig(TrainingConfig):
     """How the segmenter is built and trained on pseudo-masks alone."""
 
@@ -93,6 +99,12 @@ class TrainSegmenterConfig(TrainingConfig):
 
     options: dict[str, Any] = Field(default={})
     """Further arguments of the architecture, such as decoder_channels or patch_size."""
+
+    @field_validator("options")
+    @classmethod
+    def _whole_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Kubeflow's structs hold 3 as 3.0, which no architecture takes for a depth."""
+        return {name: _whole(value) for name, value in options.items()}
 
     image_size: ImageSize | None = None
     """Size at which the segmenter sees images, in pixels: one number or [height, width]; null: the classifier's."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ctm.errors import ModelError
+from ctm.errors import ArtifactError, ModelError
 from ctm.runtime.progress import track
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainingConfig
@@ -114,7 +114,8 @@ def fit(
             checkpoints.save(fabric, "best", {"model": wrapped})
         checkpoints.save(fabric, "last", state)
     if config.keep == "best" and state["best"] > -math.inf:
-        checkpoints.load(fabric, "best", {"model": wrapped})
+        if not checkpoints.load(fabric, "best", {"model": wrapped}):
+            raise ArtifactError(f"{checkpoints.folder}: the best state is gone: start anew with --resume never.")
     elif config.keep == "best":
         logger.warning("keep is best, but no epoch has a val_%s: the last epoch is kept", task.monitor)
     model.eval()

@@ -116,6 +116,6 @@ def train_segmenter(
         loaders=loaders,
         config=training,
         seed=seed,
-        checkpoints=Checkpoints(context.checkpoints, resume=context.resume),
+        checkpoints=Checkpoints(context.checkpoints, resume=context.resume, store=context.checkpoint_store),
     )
     return network.cpu(), spec, inputs, history

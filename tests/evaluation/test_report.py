@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ctm.data.classes import ClassTable
+from ctm.evaluation.confusion import confusion_table
 from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel, ReportData, render_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -46,6 +47,7 @@ DATA = ReportData(
         CompareRow("random", "random class among those present"),
     ],
     per_class=[ClassRow("forest", 0.5, 0.25, 1.0), ClassRow("water", 0.75, None, None), ClassRow("urban")],
+    confusion=confusion_table(np.array([[60, 20, 0], [0, 0, 0], [7, 1, 992]]), CLASSES.names),
     panels=[panel(truth=mask(), pseudo_mask=mask(), prediction=mask())],
     gates=[[1, 0, 1, 1], [0, 0], []],
     classifier_history=[{"epoch": "1", "train_loss": "0.7", "val_map": "0.2", "val_open_heads": "9", "lr": "0.1"}],
@@ -141,6 +143,25 @@ def test_means_are_over_the_classes_with_a_value():
     assert re.findall(r"<span>([^<]*)</span>", row) == ["0.625", "0.250", "1.000"]
 
 
+def test_confusions_are_per_cent_of_the_true_class_and_classes_without_truth_have_dashes():
+    table = render_report(DATA).split('<table class="matrix">')[1].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    assert rows == [["75", "25", ""], ["–", "–", "–"], ["1", "", "99"]]
+    assert table.count('class="right"') == 2
+
+
+def test_confusions_of_many_classes_are_listed_by_pairs():
+    names = tuple(f"class {k}" for k in range(30))
+    counts = np.eye(30, dtype=np.int64)
+    counts[7, 9] = 3000
+    many = replace(DATA, classes=ClassTable(names), panels=[], per_class=[], confusion=confusion_table(counts, names))
+    html = render_report(many)
+    page = Page(html)
+    assert 'class="matrix"' not in html
+    for text in ("class 7", "class 9", "1.000", "3,000", "confusion.json"):
+        assert text in page.text
+
+
 def test_names_are_escaped_wherever_they_stand():
     bad = '<script>alert("x")</script>&'
     classes = ClassTable(("forest", bad))
@@ -153,6 +174,7 @@ def test_names_are_escaped_wherever_they_stand():
         headline=[Headline(bad, bad, bad)],
         compare=[CompareRow(bad, bad, bad, bad)],
         per_class=[ClassRow(bad)],
+        confusion=confusion_table(np.array([[2, 0], [1, 1]]), classes.names),
         panels=[Panel(bad, bad, image, (bad,), truth=np.ones((8, 8), dtype=np.uint8), maps={bad: np.ones((2, 2))})],
         classifier_history=[{"epoch": 1, f"loss{bad}": 1.0}],
         configuration={bad: {bad: bad}},
@@ -161,7 +183,7 @@ def test_names_are_escaped_wherever_they_stand():
     )
     page = Page(render_report(evil))
     assert "script" not in page.tags
-    assert page.text.count(bad) >= 12
+    assert page.text.count(bad) >= 14
 
 
 def test_without_any_mask_the_page_shows_pictures_and_no_scores():
@@ -171,6 +193,7 @@ def test_without_any_mask_the_page_shows_pictures_and_no_scores():
         headline=[Headline("Segmenter mIoU", None, "on val")],
         compare=[CompareRow("relevance", "relevance")],
         per_class=[ClassRow(name) for name in CLASSES.names],
+        confusion=None,
         classifier_history=[],
         segmenter_history=[],
     )

@@ -13,7 +13,7 @@ from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.evaluation.labels import LabelScore
-from ctm.evaluation.scoring import Mask, score_classifier, score_masks, segment
+from ctm.evaluation.scoring import Mask, count_masks, score_classifier, score_masks, segment
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.params import Params
 
@@ -38,6 +38,13 @@ def test_a_wrong_upper_half_costs_half_of_the_pixels(tiny_shards: ShardFolder):
     scores = score_masks(truths(tiny_shards, change=1), tiny_shards.split("val"), classes=tiny_shards.classes)
     assert scores["pixel_accuracy"] == 0.5
     assert 0 < scores["miou"] < 0.5
+
+
+def test_the_scores_are_those_of_the_counts(tiny_shards: ShardFolder):
+    split, classes = tiny_shards.split("val"), tiny_shards.classes
+    counts = count_masks(truths(tiny_shards, change=1), split, classes=classes)
+    assert counts.compute() == score_masks(truths(tiny_shards, change=1), split, classes=classes)
+    assert counts.matrix.sum() == 8 * 32 * 32
 
 
 def test_samples_without_truth_are_passed_over(tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]):

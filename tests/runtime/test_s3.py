@@ -24,7 +24,7 @@ import pytest
 pytest.importorskip("boto3", reason="needs the extra 'data'")
 
 from ctm.errors import StorageError
-from ctm.runtime import s3
+from ctm.runtime import s3_place
 from ctm.runtime.storage import LocalTree, listing_digest, open_tree
 from tests.seaweed import SeaweedServer
 
@@ -315,7 +315,7 @@ def read_over(s3_server, prefix, monkeypatch) -> Callable[[Harm], dict[str, byte
     """Reads the two objects, which have been listed over a good line, over a bad one."""
     tree = open_tree(s3_server.put(prefix, OBJECTS))
     files = tree.files
-    monkeypatch.setattr(s3, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
 
     def read(harm: Harm) -> dict[str, bytes]:
         with Line(s3_server, harm).open() as endpoint:
@@ -351,7 +351,7 @@ def test_an_object_whose_answers_are_always_broken_or_damaged_is_an_error(read_o
 def test_a_listing_that_breaks_off_is_asked_for_again(s3_server, prefix, monkeypatch):
     objects = small_objects(50, size=10)
     uri = s3_server.put(prefix, objects)
-    monkeypatch.setattr(s3, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
     with Line(s3_server, cut_off(2, after=5000)).open() as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         assert list(open_tree(uri).files) == sorted(objects)
@@ -452,6 +452,6 @@ def test_a_server_that_is_killed_while_it_answers_is_an_error(s3_server, prefix,
 def test_reading_without_boto3_says_what_to_install(tmp_path: Path):
     (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError('No module named boto3', name='boto3')\n")
     code = "from ctm.runtime.storage import open_tree\nopen_tree('s3://bucket/data')"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(s3.__file__).parents[2])])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(s3_place.__file__).parents[2])])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "StorageError: data in s3:// need boto3, which is not installed: pip install 'ctm[data]'" in done.stderr

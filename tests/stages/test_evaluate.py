@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctm.data.classes import IGNORE
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.evaluation.masks import MaskScore
 from ctm.models.io import load_classifier
@@ -64,9 +65,23 @@ def test_the_report_shows_the_figures_of_the_metrics(pipeline: Any):
         assert word in html
 
 
+def test_the_confusions_are_those_that_the_segmenters_scores_come_from(pipeline: Any, tiny_shards: ShardFolder):
+    found = json.loads(pipeline.path("evaluate", "confusion").read_text(encoding="utf-8"))
+    assert found["classes"] == list(tiny_shards.classes.names)
+    rows, scores = np.array(found["rows"]), pipeline.metrics("evaluate")["segmenter"]["val"]
+    val = tiny_shards.split("val")
+    truth = np.concatenate([val.mask(index, TRUTH).ravel() for index in range(len(val))])
+    assert rows.sum(axis=1).tolist() == np.bincount(truth[truth != IGNORE], minlength=len(rows)).tolist()
+    assert rows.trace() / rows.sum() == scores["pixel_accuracy"]
+    for k, name in enumerate(found["classes"]):
+        union = rows[k].sum() + rows[:, k].sum() - rows[k, k]
+        assert scores["classes"][name] == (rows[k, k] / union if rows[k].any() else None)
+
+
 def test_a_second_run_writes_the_same_bytes(pipeline: Any, tmp_path: Path):
     pipeline.run("evaluate", tmp_path)
-    assert (tmp_path / "report/index.html").read_bytes() == pipeline.path("evaluate", "report").read_bytes()
+    for port, path in (("report", "report/index.html"), ("confusion", "report/confusion.json")):
+        assert (tmp_path / path).read_bytes() == pipeline.path("evaluate", port).read_bytes()
     assert json.loads((tmp_path / "metrics/evaluate.json").read_text()) == pipeline.metrics("evaluate")
 
 
@@ -85,6 +100,9 @@ def test_without_truth_the_label_scores_and_the_report_remain(
     html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert "no masks to score against" in html
     assert "None" not in html
+    assert "takes for what" not in html
+    confusion = json.loads((tmp_path / "report/confusion.json").read_text(encoding="utf-8"))
+    assert confusion == {"classes": list(tiny_shards.classes.names), "rows": [[0] * 8] * 8}
 
 
 def test_masks_of_val_alone_are_scored_and_nothing_is_compared(pipeline: Any, tiny_params: Any, tmp_path: Path):

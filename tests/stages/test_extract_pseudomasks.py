@@ -12,7 +12,10 @@ import pytest
 
 from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError, ParamsError
-from ctm.params import Params
+from ctm.params import Params, stage_config
+from ctm.runtime.context import Context, Part
+from ctm.runtime.digest import digest_artifact
+from ctm.stages import STAGES
 
 
 def with_settings(params: Params, **settings: Any) -> Params:
@@ -87,3 +90,46 @@ def test_a_classifier_of_other_classes_is_refused(pipeline: Any, tiny_shards: Sh
     with pytest.raises(ArtifactError, match="pruned and shards were made for other classes"):
         pipeline.run("extract_pseudomasks", tmp_path, shards=other)
     assert not (tmp_path / "artifacts/pseudomasks").exists()
+
+
+def run_part(pipeline: Any, params: Params, part: Part, folder: Path, **inputs: Path) -> Any:
+    stage = STAGES["extract_pseudomasks"]
+    context = Context(device="cpu", workers=0, checkpoints=folder / "unused", resume=True, part=part)
+    given = {**pipeline.inputs("extract_pseudomasks"), **inputs}
+    return stage.run(stage_config(params, stage.config), context, **given, pseudomasks=folder)
+
+
+def test_a_part_has_its_share_of_every_split_in_whole_batches(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    metrics = run_part(pipeline, tiny_params, Part(2, 3), tmp_path)
+    assert {name: split["samples"] for name, split in metrics.items()} == {"train": 10, "val": 5}
+    whole = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
+    part = ShardFolder.open(tmp_path)
+    for name, first, last in (("train", 5, 15), ("val", 0, 5)):
+        masks, own = whole.split(name), part.split(name)
+        assert own.keys == masks.keys[first:last]
+        assert np.array_equal(own.labels, masks.labels[first:last])
+        found = [own.read(i, "png") for i in range(len(own))]
+        assert found == [masks.read(i, "png") for i in range(first, last)]
+    about = part.index.about
+    assert about.pop("part") == {
+        "number": 2,
+        "count": 3,
+        "shards": digest_artifact(pipeline.path("preprocess", "shards")),
+        "pruned": digest_artifact(pipeline.path("prune_heads", "pruned")),
+    }
+    assert about == whole.index.about
+
+
+def test_a_part_reads_no_image_of_another(
+    pipeline: Any, tiny_shards: ShardFolder, tiny_params: Params, rewrite: Any, tmp_path: Path
+):
+    damaged = rewrite(tiny_shards, {}).path
+    for name, last in (("train", 9), ("val", 4)):  # the last image of the first part
+        file = damaged / f"{name}-00000.tar"
+        whole = file.read_bytes()
+        half = whole.index(tiny_shards.split(name).keys[last + 1].encode() + b".npy")
+        file.write_bytes(bytes(half) + whole[half:])
+    metrics = run_part(pipeline, tiny_params, Part(2, 2), tmp_path / "second", shards=damaged)
+    assert metrics["train"]["samples"] + metrics["val"]["samples"] == 24 + 8 - 10 - 5
+    with pytest.raises(ArtifactError, match="damaged"):
+        run_part(pipeline, tiny_params, Part(1, 2), tmp_path / "first", shards=damaged)

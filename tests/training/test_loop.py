@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ctm.data.loaders import EpochSampler
-from ctm.errors import ModelError
+from ctm.errors import ArtifactError, ModelError
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig, TrainingConfig
 from ctm.training.device import setup_fabric
@@ -204,6 +204,17 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path):
     task = Regression(values=(0.5, 0.7, 0.7, 0.7))
     model, _ = train(tmp_path, task, keep="best")
     assert same(model, task.seen[1])
+
+
+def test_a_best_epoch_that_is_gone_is_no_reason_to_keep_the_last(tmp_path: Path):
+    class Spoilt(Regression):
+        def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
+            for file in tmp_path.rglob("best.ckpt"):
+                file.unlink()
+            return super().validate(model, batches)
+
+    with pytest.raises(ArtifactError, match="the best state is gone"):
+        train(tmp_path, Spoilt(values=(0.9, 0.1, 0.1, 0.0)), keep="best")
 
 
 def test_without_a_score_the_last_epoch_is_kept(tmp_path: Path):
