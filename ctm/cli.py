@@ -179,6 +179,69 @@ def unpack(
     typer.echo(f"wrote {write_masks(artifact, folder, format=format)} masks to {folder}")
 
 
+@app.command(rich_help_panel="Runs")
+def gate(
+    metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="The run's metrics.")] = STAGES[
+        "evaluate"
+    ].metrics,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="REVISION", help="Compare with the file in this git revision.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with this file instead of a revision.")
+    ] = None,
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006
+    table: Annotated[
+        Path | None, typer.Option("--table", metavar="FILE", help="Write what is printed to a file as well.")
+    ] = None,
+) -> None:
+    """Say whether a run is good enough (evaluate.gate); exit code 1 if it is not."""
+    from ctm.evaluation.gate import check_gate, gate_table, metrics_at
+    from ctm.evaluation.summary import read_metrics
+
+    if against and baseline:
+        raise ParamsError("--against and --baseline both name what to compare with: give one of them.")
+    wanted, found = load_params(params, overrides).evaluate.gate, read_metrics(metrics)
+    before = metrics_at(against, metrics) if against else read_metrics(baseline) if baseline else None
+    result = check_gate(found, before, wanted)
+    text = gate_table(result, against=against or (baseline.name if baseline else "baseline"))
+    typer.echo(text, nl=False)
+    if table:
+        write_text(table, text)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Runs")
+def compare_runs(
+    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where to write the page.")],
+    metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="Where to write the figures.")],
+    runs: Annotated[
+        list[str], typer.Option("--run", metavar="NAME=FILE", help="A run's name and its metrics; repeatable.")
+    ] = [],  # noqa: B006
+    names: Annotated[
+        str | None, typer.Option("--names", metavar="JSON", help="In Kubeflow: the names of the runs, as a JSON list.")
+    ] = None,
+    executor_input: Annotated[
+        str | None,
+        typer.Option("--executor-input", metavar="JSON", help="In Kubeflow: the runs' metrics are its list."),
+    ] = None,
+) -> None:
+    """Set several runs side by side: one page, and one file with the figures of each."""
+    from ctm.evaluation import comparison
+
+    task = Task.parse(executor_input) if executor_input else None
+    if bool(task) != bool(names) or (task and runs):
+        raise ParamsError("give --run NAME=FILE for each run; --names and --executor-input go together, in Kubeflow.")
+    found = comparison.listed_runs(names or "[]", task.paths("metrics")) if task else comparison.named_runs(runs)
+    figures = comparison.compare_runs(found)
+    write_text(report, comparison.comparison_page(found))
+    write_text(metrics, json.dumps(figures, indent=2) + "\n")
+    if task:
+        task.write_report(figures, port="table")
+
+
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """A function whose signature typer turns into the stage's options."""
 

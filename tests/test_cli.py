@@ -308,6 +308,11 @@ def test_an_empty_address_of_raw_data_is_told():
     assert fail("preprocess", "--raw", "") == "--raw is empty: give a folder or s3://bucket/prefix."
 
 
+@pytest.mark.parametrize("words", [["--names", '["a"]', "--run", "a=x"], ["--executor-input", '{"outputs": {}}']])
+def test_options_of_a_comparison_that_do_not_go_together_are_refused(words: list[str]):
+    assert "give --run NAME=FILE" in fail("compare-runs", "--report", "r", "--metrics", "m", *words)
+
+
 def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards: ShardFolder, tiny_params: Any):
     config = json.dumps(stage_config(tiny_params, STAGES["train_classifier"].config).model_dump(mode="json"))
     given = ["--shards", tiny_shards.path, "--config", config, "--checkpoints", place / "ck", "--device", "cpu"]

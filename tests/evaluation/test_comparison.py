@@ -1,0 +1,230 @@
+"""Several runs on one page: the figures, the best of them, what is missing, and nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctm.errors import ParamsError
+from ctm.evaluation.comparison import COLUMNS, Run, compare_runs, comparison_page, listed_runs, named_runs
+
+VOID = {"meta", "link", "br", "hr"}
+
+
+def run(name: str, **changed: float | None) -> Run:
+    """Metrics of a run; ``miou`` is the segmenter's."""
+    figures = {"sparsity": 0.25, "accuracy": 0.9, "map": 0.8, "pixels": 0.7, "masks": 0.6, "miou": 0.5} | changed
+    return name, {
+        "classifier": {"val": {"accuracy": figures["accuracy"], "map": figures["map"], "chance_map": 0.1}},
+        "heads": {"sparsity": figures["sparsity"], "kept": 6, "total": 8},
+        "pseudomasks": {"train": {"pixel_accuracy": figures["pixels"], "miou": figures["masks"], "coverage": 1.0}},
+        "segmenter": {"val": {"miou": figures["miou"], "pixel_accuracy": 0.9}},
+    }
+
+
+class Page(HTMLParser):
+    """The cells of the table by row, with their classes; checks that elements nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[tuple[str, set[str]]]] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(("", set((dict(attrs).get("class") or "").split())))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self._open):
+            text, classes = self.rows[-1][-1]
+            self.rows[-1][-1] = (text + data, classes)
+
+
+def best(page: Page) -> dict[str, list[str]]:
+    """The names of the runs whose figure is marked, for each column."""
+    return {
+        column.name: [row[0][0] for row in page.rows[1:] if "best" in row[place][1]]
+        for place, column in enumerate(COLUMNS, start=1)
+    }
+
+
+def test_the_table_has_the_columns_of_table_8_and_the_segmenter():
+    found = compare_runs([run("a"), run("b", miou=0.75)])
+    assert list(found["a"]) == [
+        "heads.sparsity",
+        "classifier.val.accuracy",
+        "classifier.val.map",
+        "pseudomasks.train.pixel_accuracy",
+        "pseudomasks.train.miou",
+        "segmenter.val.miou",
+    ]
+    assert list(found["a"].values()) == [0.25, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert found["b"]["segmenter.val.miou"] == 0.75
+
+
+def test_the_metrics_are_valid_json_with_null_for_what_is_missing():
+    found = compare_runs([run("a", miou=None), ("b", {})])
+    assert json.loads(json.dumps(found, allow_nan=False))["a"]["segmenter.val.miou"] is None
+    assert set(found["b"].values()) == {None}
+
+
+def test_runs_stay_in_their_order_a_row_each():
+    page = Page(comparison_page([run("lambda 0.1"), run("lambda 0"), run("lambda 1")]))
+    assert [row[0][0] for row in page.rows] == ["Run", "lambda 0.1", "lambda 0", "lambda 1"]
+    assert [text for text, _ in page.rows[1][1:]] == ["0.250", "0.900", "0.800", "0.700", "0.600", "0.500"]
+
+
+def test_the_best_score_of_a_column_is_marked_and_a_tie_twice():
+    runs = [run("a", masks=0.61), run("b", masks=0.61, map=0.81), run("c", masks=0.5, miou=0.4), ("d", {})]
+    found = best(Page(comparison_page(runs)))
+    assert found["pseudomasks.train.miou"] == ["a", "b"]
+    assert found["classifier.val.map"] == ["b"]
+    assert found["segmenter.val.miou"] == ["a", "b"]
+
+
+def test_where_all_are_the_same_none_is_best():
+    assert not any(best(Page(comparison_page([run("a"), run("b"), ("c", {})]))).values())
+
+
+def test_of_sparsity_none_is_best():
+    assert best(Page(comparison_page([run("a", sparsity=0.0), run("b", sparsity=1.0)])))["heads.sparsity"] == []
+
+
+def test_a_missing_figure_is_a_dash():
+    page = Page(comparison_page([run("a", miou=None), ("b", {})]))
+    assert page.rows[1][-1][0] == "–"
+    assert [text for text, _ in page.rows[2][1:]] == ["–"] * len(COLUMNS)
+    assert "None" not in comparison_page([("b", {})])
+
+
+def test_names_and_titles_are_escaped():
+    bad = '<script>alert("x")</script>&'
+    page = Page(comparison_page([run(bad)], title=bad))
+    assert "script" not in page.tags
+    assert page.rows[1][0][0] == bad
+
+
+def test_the_page_refers_to_nothing_outside_itself():
+    html = comparison_page([run("a")])
+    assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
+    assert not re.findall(r"url\(|@import|//", html)
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_the_same_runs_give_the_same_bytes():
+    assert comparison_page([run("a"), run("b")]) == comparison_page([run("a"), run("b")])
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [([], "there is no run to compare"), ([run("b"), run("a"), run("a")], "^a stands for more than one run")],
+)
+def test_no_run_and_two_of_one_name_are_refused(runs: list[Any], message: str):
+    for function in (compare_runs, comparison_page):
+        with pytest.raises(ParamsError, match=rf"{message}.*--run NAME=FILE"):
+            function(runs)  # type: ignore[operator]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """The metrics of two runs, the second with a better segmenter."""
+    paths = [tmp_path / "a=b.json", tmp_path / "second.json"]
+    for path, (_, metrics) in zip(paths, (run("a"), run("b", miou=0.75)), strict=True):
+        path.write_text(json.dumps(metrics))
+    return paths
+
+
+def test_a_name_may_have_an_equals_sign(files: list[Path]):
+    ((name, metrics),) = named_runs([f"gates.beta=0.5={files[1]}"])
+    assert name == "gates.beta=0.5"
+    assert metrics["segmenter"]["val"]["miou"] == 0.75
+
+
+@pytest.mark.parametrize("text", ["metrics.json", "=metrics.json", "name=", ""])
+def test_a_run_without_name_or_file_is_refused(text: str):
+    with pytest.raises(ParamsError, match=r"--run .*: expected NAME=FILE"):
+        named_runs([text])
+
+
+def test_listed_names_go_with_the_files_in_their_order(files: list[Path]):
+    assert [name for name, _ in listed_runs('["x=0", "x=1"]', files)] == ["x=0", "x=1"]
+    assert listed_runs('["x=0", "x=1"]', files)[1][1]["segmenter"]["val"]["miou"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ('["a"]', "1 names for 2 runs"),
+        ('["a", 2]', "a JSON list of texts"),
+        ('{"a": 1}', "a JSON list of texts"),
+        ("a, b", "no valid JSON"),
+    ],
+)
+def test_names_that_do_not_fit_the_files_are_refused(files: list[Path], names: str, message: str):
+    with pytest.raises(ParamsError, match=message):
+        listed_runs(names, files)
+
+
+def ctm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``ctm compare-runs`` in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "ctm.cli", "compare-runs", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_page_and_figures(files: list[Path], tmp_path: Path):
+    given = ["--run", f"beta=0.5={files[1]}", "--run", f"dense={files[1]}"]
+    done = ctm(tmp_path, *given, "--report", "out/sweep.html", "--metrics", "out/sweep.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    table = json.loads((tmp_path / "out/sweep.json").read_text())
+    assert list(table) == ["beta=0.5", "dense"]
+    assert table["dense"]["segmenter.val.miou"] == 0.75
+    page = Page((tmp_path / "out/sweep.html").read_text(encoding="utf-8"))
+    assert [row[0][0] for row in page.rows[1:]] == ["beta=0.5", "dense"]
+
+
+def test_the_command_reads_what_kubeflow_hands_over(files: list[Path], tmp_path: Path):
+    task = {
+        "inputs": {"artifacts": {"metrics": {"artifacts": [{"name": "m", "uri": str(file)} for file in files]}}},
+        "outputs": {
+            "artifacts": {
+                "report": {"artifacts": [{"name": "report", "uri": str(tmp_path / "report")}]},
+                "table": {"artifacts": [{"name": "table", "uri": str(tmp_path / "table")}]},
+            },
+            "outputFile": str(tmp_path / "executor_output.json"),
+        },
+    }
+    handed = ["--names", '["x=0", "x=1"]', "--executor-input", json.dumps(task)]
+    done = ctm(tmp_path, *handed, "--report", "report", "--metrics", "table")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "table").read_text())["x=1"]["segmenter.val.miou"] == 0.75
+    (shown,) = json.loads((tmp_path / "executor_output.json").read_text())["artifacts"]["table"]["artifacts"]
+    assert shown["metadata"]["x=1.segmenter.val.miou"] == 0.75
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path):
+    done = ctm(tmp_path, "--report", "r.html", "--metrics", "r.json")
+    assert done.returncode == 1
+    assert done.stderr == "error: there is no run to compare: give each run with a name of its own, --run NAME=FILE.\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,249 @@
+"""The gate: what lets a run through, what does not, and the table that a pull request shows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ctm.errors import ArtifactError, ParamsError
+from ctm.evaluation.config import QualityGateConfig
+from ctm.evaluation.gate import check_gate, gate_table, metrics_at
+from ctm.params import load_preset, stage_config, to_yaml
+from ctm.stages import STAGES
+from ctm.sync import dvc_yaml
+
+RUN: dict[str, Any] = {
+    "classifier": {"val": {"map": 0.9, "accuracy": 0.95, "chance_map": 0.3, "classes": {"cow": 0.8}}},
+    "heads": {"sparsity": 0.25, "kept": 6, "total": 8},
+    "pseudomasks": {"train": {"miou": 0.7, "pixel_accuracy": 0.8, "coverage": 1.0, "classes": {"cow": 0.7}}},
+    "segmenter": {"val": {"miou": 0.65, "pixel_accuracy": 0.85, "coverage": 1.0, "classes": {"cow": None}}},
+}
+
+
+def run(**changed: float | None) -> dict[str, Any]:
+    """Metrics of a run with some of the segmenter's changed."""
+    metrics = copy.deepcopy(RUN)
+    metrics["segmenter"]["val"] |= changed
+    return metrics
+
+
+@pytest.mark.parametrize(("minimum", "passed"), [(0.6, True), (0.65, True), (0.6501, False)])
+def test_the_minimum_is_the_least_that_passes(minimum: float, passed: bool):
+    gate = check_gate(RUN, None, QualityGateConfig(minimum=minimum))
+    assert gate.passed is passed
+    assert f"{'at least' if passed else 'less than'} the minimum of {minimum:g}" in gate.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("miou", "passed", "words"),
+    [
+        (0.95, True, "has not dropped; 0.02 is allowed"),
+        (0.9, True, "has not dropped"),
+        (0.88, True, "has dropped by 0.02; 0.02 is allowed"),  # 0.9 - 0.88 is 0.020000000000000018
+        (0.8799, False, "has dropped by 0.0201; 0.02 is allowed"),
+    ],
+)
+def test_a_run_may_be_worse_than_the_baseline_by_so_much_and_no_more(miou: float, passed: bool, words: str):
+    gate = check_gate(run(miou=miou), run(miou=0.9), QualityGateConfig(max_drop=0.02))
+    assert gate.passed is passed
+    assert words in gate.reasons[0]
+
+
+def test_no_drop_at_all_can_be_demanded():
+    config = QualityGateConfig(max_drop=0)
+    assert check_gate(run(miou=0.9), run(miou=0.9), config).passed
+    assert not check_gate(run(miou=0.8999), run(miou=0.9), config).passed
+
+
+def test_both_demands_must_be_met_and_both_are_told():
+    gate = check_gate(run(miou=0.5), run(miou=0.9), QualityGateConfig(minimum=0.4, max_drop=0.1))
+    assert not gate.passed
+    assert len(gate.reasons) == 2
+    assert "at least the minimum" in gate.reasons[0]
+    assert "dropped by 0.4" in gate.reasons[1]
+
+
+def test_another_figure_can_decide_also_that_of_a_class():
+    config = QualityGateConfig(metric="pseudomasks.train.classes.cow", minimum=0.7)
+    assert check_gate(RUN, None, config).passed
+    assert check_gate(RUN, None, config).rows[0].name == "pseudomasks.train.classes.cow"
+
+
+def test_a_figure_without_truth_misses_a_minimum():
+    gate = check_gate(run(miou=None), None, QualityGateConfig(minimum=0.0))
+    assert not gate.passed
+    assert "segmenter.val.miou has no value, for want of truth to score by; the minimum is 0" in gate.reasons[0]
+
+
+def test_a_figure_without_truth_is_a_drop_where_the_baseline_has_it():
+    gate = check_gate(run(miou=None), run(miou=0.3), QualityGateConfig(max_drop=1))
+    assert not gate.passed
+    assert "the baseline's is 0.3" in gate.reasons[0]
+
+
+@pytest.mark.parametrize("demand", [{"minimum": 0.1}, {"max_drop": 0.1}, {}])
+def test_a_figure_that_does_not_exist_never_passes_and_those_that_do_are_listed(demand: dict[str, float]):
+    gate = check_gate(RUN, None, QualityGateConfig(metric="segmenter.val.mIoU", **demand))
+    assert not gate.passed
+    assert "no segmenter.val.mIoU" in gate.reasons[0]
+    assert "segmenter.val.miou, segmenter.val.pixel_accuracy" in gate.reasons[0]
+    assert "cow" not in gate.reasons[0]
+
+
+def test_without_a_baseline_only_the_minimum_counts_and_the_gate_says_so():
+    gate = check_gate(RUN, None, QualityGateConfig(minimum=0.6, max_drop=0.01))
+    assert gate.passed
+    assert gate.reasons[1] == "There is no baseline: only the minimum counts."
+    assert not check_gate(RUN, None, QualityGateConfig(minimum=0.7, max_drop=0.01)).passed
+
+
+def test_a_baseline_without_the_figure_is_told_from_none():
+    gate = check_gate(RUN, run(miou=None), QualityGateConfig(max_drop=0.01))
+    assert gate.passed
+    assert gate.reasons == ("The baseline has no segmenter.val.miou: only the minimum counts.",)
+
+
+def test_a_gate_that_demands_nothing_says_so():
+    gate = check_gate(RUN, RUN, QualityGateConfig())
+    assert gate.passed
+    assert gate.reasons == ("Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null.",)
+
+
+def test_the_table_shows_both_runs_and_the_differences():
+    baseline = run(miou=0.7, pixel_accuracy=0.85)
+    baseline["heads"]["sparsity"] = None
+    text = gate_table(check_gate(RUN, baseline, QualityGateConfig(minimum=0.9)), against="origin/main")
+    lines = text.splitlines()
+    assert lines[0] == "**The gate has failed.**"
+    assert lines[2] == "* segmenter.val.miou is 0.65, less than the minimum of 0.9."
+    assert lines[4:6] == ["| figure | origin/main | this run | difference |", "|---|---:|---:|---:|"]
+    assert "| **segmenter.val.miou** | 0.700 | 0.650 | -0.050 |" in lines
+    assert "| segmenter.val.pixel_accuracy | 0.850 | 0.850 | +0.000 |" in lines
+    assert "| heads.sparsity | – | 0.250 | – |" in lines
+    assert "| classifier.val.map | 0.900 | 0.900 | +0.000 |" in lines
+    assert len(lines) == 6 + 8
+
+
+def test_a_tiny_loss_has_no_minus_before_a_zero():
+    table = gate_table(check_gate(run(miou=0.64999), RUN, QualityGateConfig()))
+    assert "| 0.650 | 0.650 | +0.000 |" in table
+
+
+def test_a_name_cannot_break_the_table():
+    assert r"a\|b" in gate_table(check_gate(RUN, None, QualityGateConfig()), against="a|b")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository: revision ``before`` without metrics, ``main`` with them, and a worse run in the working tree."""
+    folder = tmp_path / "tree"
+    (folder / "metrics").mkdir(parents=True)
+    (folder / "params.yaml").write_text(to_yaml(load_preset("demo")), encoding="utf-8")
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "start")
+    git(folder, "tag", "before")
+    (folder / "metrics/evaluate.json").write_text(json.dumps(run(miou=0.7)))
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "run")
+    (folder / "metrics/evaluate.json").write_text(json.dumps(RUN))
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=gate", "-c", "user.email=gate@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_baseline_is_read_from_a_revision(checkout: Path):
+    assert metrics_at("main", checkout / "metrics/evaluate.json") == run(miou=0.7)
+    assert metrics_at("HEAD~0", checkout / "metrics/evaluate.json") == run(miou=0.7)
+
+
+def test_a_revision_without_metrics_is_no_baseline(checkout: Path):
+    assert metrics_at("before", checkout / "metrics/evaluate.json") is None
+
+
+@pytest.mark.parametrize("revision", ["origin/main", "--all", "main --", ""])
+def test_a_revision_that_git_does_not_know_is_refused(checkout: Path, revision: str):
+    with pytest.raises(ParamsError, match=r"--against .*git cannot read that revision.*git fetch"):
+        metrics_at(revision, checkout / "metrics/evaluate.json")
+
+
+def test_a_folder_without_history_is_refused(tmp_path: Path):
+    with pytest.raises(ParamsError, match=r"--against main: git cannot read.*not a git repository"):
+        metrics_at("main", tmp_path / "evaluate.json")
+
+
+def test_metrics_in_a_revision_that_are_none_are_refused(checkout: Path):
+    (checkout / "metrics/evaluate.json").write_text("<<<<<<<")
+    git(checkout, "commit", "--quiet", "-a", "-m", "conflict")
+    with pytest.raises(ArtifactError, match=r"main:.*evaluate\.json: no valid JSON"):
+        metrics_at("main", checkout / "metrics/evaluate.json")
+
+
+def ctm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``ctm gate`` in a folder."""
+    found = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "ctm.cli", "gate", *arguments]
+    return subprocess.run(command, cwd=folder, env=found, capture_output=True, text=True, check=False)
+
+
+def test_the_command_passes_with_exit_code_0_and_fails_with_1(checkout: Path):
+    passed = ctm(checkout, "--against", "main", "--set", "evaluate.gate.max_drop=0.1", "--table", "gate.md")
+    assert (passed.returncode, passed.stderr) == (0, "")
+    assert "| **segmenter.val.miou** | 0.700 | 0.650 | -0.050 |" in passed.stdout
+    assert "| figure | main |" in passed.stdout
+    assert (checkout / "gate.md").read_text(encoding="utf-8") == passed.stdout
+    failed = ctm(checkout, "--against", "main", "--set", "evaluate.gate.max_drop=0.01", "--table", "gate.md")
+    assert (failed.returncode, failed.stderr) == (1, "")
+    assert "**The gate has failed.**" in failed.stdout
+    assert (checkout / "gate.md").read_text(encoding="utf-8") == failed.stdout
+
+
+def test_the_command_takes_a_file_as_baseline_and_thresholds_from_params(checkout: Path):
+    text = (checkout / "params.yaml").read_text(encoding="utf-8")
+    assert text.count("max_drop: null") == 1
+    (checkout / "params.yaml").write_text(text.replace("max_drop: null", "max_drop: 0.0"), encoding="utf-8")
+    (checkout / "other.json").write_text(json.dumps(run(miou=0.66)))
+    done = ctm(checkout, "--baseline", "other.json")
+    assert done.returncode == 1
+    assert "| figure | other.json |" in done.stdout
+    assert "has dropped by 0.01; 0 is allowed" in done.stdout
+
+
+def test_the_command_works_without_a_baseline_and_refuses_two(checkout: Path):
+    assert ctm(checkout, "--set", "evaluate.gate.minimum=0.6").returncode == 0
+    both = ctm(checkout, "--against", "main", "--baseline", "other.json")
+    assert both.returncode == 1
+    assert "--against" in both.stderr
+    assert "--baseline" in both.stderr
+    assert "Traceback" not in both.stderr
+
+
+def test_no_stage_reads_the_gate():
+    strict = load_preset("demo", ["evaluate.gate.minimum=0.9"])
+    for stage in STAGES.values():
+        assert (
+            stage_config(strict, stage.config).model_dump()
+            == stage_config(load_preset("demo"), stage.config).model_dump()
+        )
+    params = yaml.safe_load(dvc_yaml(STAGES.values()))["stages"]["evaluate"]["params"]
+    assert {"evaluate.compare", "evaluate.panels", "evaluate.batch_size"} <= set(params)
+    assert not {"evaluate", "evaluate.gate"} & set(params)
+
+
+@pytest.mark.parametrize(
+    "override", ["evaluate.gate.minimum=1.5", "evaluate.gate.max_drop=-0.1", "evaluate.gate.metric=''"]
+)
+def test_thresholds_out_of_range_are_refused(override: str):
+    with pytest.raises(ParamsError, match=override.partition("=")[0].replace(".", r"\.")):
+        load_preset("demo", [override])
