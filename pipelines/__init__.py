@@ -1,0 +1,1 @@
+"""The pipelines of Kubeflow, made from the stages: compiled, checked, run, submitted, recorded."""
