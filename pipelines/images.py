@@ -1,0 +1,66 @@
+"""Which container image each stage runs in, as given with ``--image``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ctm.stage import Profile
+from pipelines.check import check_image
+from pipelines.errors import PipelineError
+
+__all__ = ["choose_images", "image_digest"]
+
+
+def choose_images(given: Iterable[str], profiles: Mapping[str, Profile], *, allow_tags: bool = False) -> dict[str, str]:
+    """The image of every stage.
+
+    Args:
+        given: ``REF`` for all stages, ``cpu=REF`` or ``gpu=REF`` for those of a profile, ``STAGE=REF`` for one. The
+            narrower wins over the wider, and the later over the earlier of the same width.
+        profiles: the stages, with what each needs.
+        allow_tags: accept images that are named by tag instead of digest.
+
+    Raises:
+        PipelineError: a stage has no image, an image is named by tag, or a name is unknown.
+    """
+    chosen: dict[str, str] = {}
+    for option in sorted(given, key=_width):  # the sort is stable: the later one of a width stays later
+        target, reference = _split(option)
+        stages = _stages(target, profiles, option)
+        if problem := check_image(reference, allow_tags=allow_tags):
+            raise PipelineError(f"--image {option}: {problem} (--allow-tags).")
+        chosen |= dict.fromkeys(stages, reference)
+    if missing := [name for name in profiles if name not in chosen]:
+        raise PipelineError(
+            f"no image for {', '.join(missing)}: give --image REF for all stages, --image cpu=REF and gpu=REF, or "
+            f"--image {missing[0]}=REF."
+        )
+    return chosen
+
+
+def image_digest(reference: str) -> str | None:
+    """The ``sha256:…`` of an image that is named by digest; None for a tag."""
+    return reference.partition("@")[2] or None
+
+
+def _split(option: str) -> tuple[str, str]:
+    """For whom, and which image."""
+    target, equals, reference = option.rpartition("=")
+    return (target.strip().replace("-", "_") if equals else ""), reference.strip()
+
+
+def _width(option: str) -> int:
+    """All stages, then those of a profile, then single ones."""
+    target = _split(option)[0]
+    return 0 if not target else 1 if target in set(Profile) else 2
+
+
+def _stages(target: str, profiles: Mapping[str, Profile], option: str) -> list[str]:
+    if not target:
+        return list(profiles)
+    if target in set(Profile):
+        return [name for name, profile in profiles.items() if profile == target]
+    if target not in profiles:
+        valid = ", ".join([*map(str, Profile), *profiles])
+        raise PipelineError(f"--image {option}: {target!r} is no stage of this pipeline. Valid: {valid}.")
+    return [target]

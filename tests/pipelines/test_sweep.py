@@ -1,0 +1,193 @@
+"""A sweep through DVC's own queue in a real working tree: what runs, on which code, and what is compared."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ctm.data.datasets.demo import write_demo
+from ctm.errors import ParamsError
+from pipelines import sweep
+from pipelines.errors import PipelineError
+from tests.e2e.conftest import PROJECT, Checkout, make_checkout
+
+WEIGHT = "train_classifier.pruning_weight"
+IGNORED = shutil.ignore_patterns("__pycache__")
+
+
+SCORE = """\
+import json, pathlib, sys, yaml, ctm
+if not pathlib.Path(ctm.__file__).is_relative_to(pathlib.Path.cwd()):
+    sys.exit(f"error: {ctm.__file__} is not this copy's own")
+weight = yaml.safe_load(open("params.yaml"))["train_classifier"]["pruning_weight"]
+if weight > 0.5:
+    sys.exit("error: that is too much")
+pathlib.Path("metrics/evaluate.json").write_text(json.dumps({"heads": {"sparsity": weight}}))
+"""
+"""Stands for all stages after preprocess, which e2e tests run; it wants the code of the copy that it runs in."""
+
+
+def make_tree(root: Path) -> Checkout:
+    """The project with preprocess and a stage that takes no time, on data that neither git nor DVC tracks."""
+    made = make_checkout(root)
+    for package in ("components", "pipelines"):
+        shutil.copytree(PROJECT / package, made.root / package, ignore=IGNORED)
+    stages = yaml.safe_load((made.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    score = {
+        "cmd": "python score.py",
+        "deps": ["artifacts/shards", "score.py"],
+        "params": ["train_classifier"],
+        "metrics": [{"metrics/evaluate.json": {"cache": False}}],
+    }
+    document = {"stages": {"preprocess": stages["preprocess"], "evaluate": score}}
+    (made.root / "dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    (made.root / "score.py").write_text(SCORE, encoding="utf-8")
+    for name, value in (("user.name", "sweep"), ("user.email", "sweep@localhost")):
+        made.run("git", "config", name, value)
+    made.run("git", "add", ".")
+    made.run("git", "commit", "--quiet", "-m", "two stages")
+    write_demo(made.root / "data" / "demo", train=4, val=4, size=16)
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, str, subprocess.CompletedProcess[str]]:
+    """A tree after a sweep of three values, the last of which must fail; the sweep's name, and what it printed."""
+    tree = make_tree(tmp_path_factory.mktemp("sweep") / "tree")
+    process = tree.start("ctm-pipeline", "sweep", f"{WEIGHT}=0,0.5,0.75", "--jobs", "2")
+    assert process.stdout is not None
+    queued = process.stdout.readline()
+    (tree.root / "score.py").write_text("raise SystemExit('error: the tree was edited')\n", encoding="utf-8")
+    out, err = process.communicate(timeout=400)
+    name = re.match(r"queued as (sweep-\d{8}-\d{6})", queued)
+    assert name, queued + out + err
+    return tree, name[1], subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_its_own_copy_of_code_and_data_and_compares_the_runs(finished):
+    tree, _, done = finished
+    assert [(name, row["heads.sparsity"]) for name, row in tree.json("metrics/sweep.json").items()] == [
+        (f"{WEIGHT}=0", 0.0),
+        (f"{WEIGHT}=0.5", 0.5),
+    ], done.stdout + done.stderr
+    assert f"{WEIGHT}=0.5" in (tree.root / "report/sweep.html").read_text(encoding="utf-8")
+    assert "wrote report/sweep.html and metrics/sweep.json: 2 of 3 experiments" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_the_working_tree_alone(finished):
+    tree, _, _ = finished
+    assert not (tree.root / "artifacts").exists()
+    assert "pruning_weight: 0.01" in (tree.root / "params.yaml").read_text(encoding="utf-8")
+    assert tree.run("git", "status", "--porcelain", "--untracked-files=no") == " M score.py\n"
+
+
+@pytest.mark.slow
+def test_an_experiment_that_fails_fails_the_sweep_with_the_stages_own_words(finished):
+    _, name, done = finished
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {name}-3 has failed (error: that is too much); see `dvc queue logs {name}-3`"
+    )
+
+
+@pytest.mark.slow
+def test_an_earlier_sweep_can_be_collected_again(finished):
+    tree, name, _ = finished
+    before = (tree.root / "report/sweep.html").read_bytes()
+    again = tree.try_run(
+        "ctm-pipeline", "sweep", "--collect", name, "--report", "again.html", "--metrics", "again.json"
+    )
+    assert again.returncode == 1
+    assert f"{name}-3 has failed" in again.stderr
+    assert (tree.root / "again.html").read_bytes() == before
+    assert tree.json("again.json") == tree.json("metrics/sweep.json")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A tree in which nothing has run; no test queues anything in it."""
+    return make_tree(tmp_path_factory.mktemp("unused") / "tree")
+
+
+@pytest.fixture
+def params(tree: Checkout, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The parameter file, in the tree as working folder."""
+    monkeypatch.chdir(tree.root)
+    return Path("params.yaml")
+
+
+@pytest.mark.parametrize("text", ["train_classifier.pruning_wait=0,1", f"{WEIGHT}=0,x", f"{WEIGHT}=0,-1"])
+def test_a_wrong_name_or_value_is_refused_before_anything_is_queued(params: Path, tree: Checkout, text: str):
+    with pytest.raises(ParamsError, match=r"train_classifier\.pruning"):
+        sweep.queue([text], params=params)
+    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
+
+
+@pytest.mark.parametrize("text", [WEIGHT, f"{WEIGHT}=", "=0,1"])
+def test_what_is_no_list_of_values_is_refused(params: Path, text: str):
+    with pytest.raises(PipelineError, match=r"expected section\.name=value,value"):
+        sweep.queue([text], params=params)
+
+
+def test_data_that_an_experiment_cannot_read_are_refused(params: Path, tree: Checkout):
+    text = params.read_text(encoding="utf-8")
+    (tree.root / "other.yaml").write_text(text.replace("data/demo", "data/mine"), encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"dataset\.root data/mine is missing"):
+        sweep.queue([f"{WEIGHT}=0,1"], params=Path("other.yaml"))
+
+
+def test_a_sweep_that_dvc_does_not_know_is_named(params: Path):
+    with pytest.raises(PipelineError, match="no experiments of this commit whose names begin with sweep-1"):
+        sweep.collect("sweep-1")
+
+
+def test_outside_of_a_repository_dvcs_own_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"DVC cannot list the experiments: .*not inside"):
+        sweep.collect("sweep-1")
+
+
+def experiment(name: str, state: str = "success", **params: Any) -> sweep.Experiment:
+    return sweep.Experiment(name, state, params, {"heads": {"sparsity": 0.5}}, None)
+
+
+def test_runs_are_named_by_the_parameters_in_which_they_differ():
+    found = sweep.named([experiment("s-1", lr=0.1, seed=0, flip="none"), experiment("s-2", lr=0.1, seed=1, flip=None)])
+    assert [name for name, _ in found] == ["seed=0, flip=none", "seed=1, flip=null"]
+
+
+def test_runs_of_equal_parameters_keep_apart():
+    found = sweep.named([experiment("s-1", lr=1), experiment("s-2", lr=1), experiment("s-3", lr=2)])
+    assert [name for name, _ in found] == ["lr=1", "lr=1 (s-2)", "lr=2"]
+    assert [name for name, _ in sweep.named([experiment("s-1", lr=1)])] == ["s-1"]
+
+
+def test_only_runs_that_succeeded_are_compared_and_the_others_are_told(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_text("error: first\nerror: no space\nERROR: failed to reproduce 'preprocess'\n")
+    found = [
+        experiment("s-1", lr=1),
+        sweep.Experiment("s-2", "failed", {"lr": 2}, {}, log),
+        experiment("s-3", "queued", lr=3),
+    ]
+    assert [name for name, _ in sweep.named(found)] == ["lr=1"]
+    assert sweep.failures(found) == [
+        "s-2 has failed (error: no space); see `dvc queue logs s-2`",
+        "s-3 is queued; see `dvc queue logs s-3`",
+    ]
+
+
+def test_the_figures_of_a_sweep_are_written_beside_its_page(tmp_path: Path):
+    runs = sweep.named([experiment("s-1", lr=1), experiment("s-2", lr=2)])
+    sweep.write_comparison(runs, report=tmp_path / "r/s.html", metrics=tmp_path / "m/s.json", title="Sweep")
+    assert json.loads((tmp_path / "m/s.json").read_text())["lr=2"]["heads.sparsity"] == 0.5
+    assert "lr=2" in (tmp_path / "r/s.html").read_text(encoding="utf-8")
