@@ -1,0 +1,78 @@
+"""ctm-entrypoint: one process, or torchrun with several, as the environment says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TRIAL = """\
+#!/bin/sh
+# Stands where ctm stands: tells how it was started, in one piece.
+printf '%s\\n' "rank=${RANK:-none} world=${WORLD_SIZE:-none} master=${MASTER_ADDR:-none} arguments=$*"
+"""
+
+
+@pytest.fixture
+def started(engine, tmp_path):
+    """The lines of all processes that the entrypoint starts, sorted."""
+    program = tmp_path / "trial" / "ctm"
+    program.parent.mkdir()
+    program.write_text(TRIAL)
+    program.chmod(0o755)
+
+    def run(**environment: str) -> list[str]:
+        path = {"PATH": "/trial:/opt/ctm/bin:/usr/local/bin:/usr/bin:/bin"}
+        volumes = {str(program.parent): {"bind": "/trial", "mode": "ro"}}
+        command = ["ctm-entrypoint", "a stage", "--x"]
+        text = engine.succeed("train", *command, environment=path | environment, volumes=volumes)
+        return sorted(line for line in text.splitlines() if line.startswith("rank="))
+
+    return run
+
+
+@pytest.mark.parametrize("environment", [{}, {"CTM_NPROC": "1"}, {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "1"}])
+def test_one_process_is_ctm_itself(started, environment):
+    assert started(**environment) == ["rank=none world=none master=none arguments=a stage --x"]
+
+
+@pytest.mark.parametrize("environment", [{"CTM_NPROC": "3"}, {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "3"}])
+def test_several_processes_are_started_by_torchrun(started, environment):
+    lines = started(**environment)
+    assert [line.partition(" master")[0] for line in lines] == [f"rank={rank} world=3" for rank in range(3)]
+    assert all(line.endswith("arguments=a stage --x") for line in lines)
+
+
+def test_on_several_nodes_torchrun_meets_where_a_trainjob_says(engine, tmp_path):
+    """Torchrun waits for the other nodes: what it has been told is read from its own parser."""
+    environment = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "4", "PET_NODE_RANK": "1"}
+    environment |= {"PET_MASTER_ADDR": "job-node-0-0.job", "PET_MASTER_PORT": "29400"}
+    torchrun = tmp_path / "trial" / "torchrun"
+    torchrun.parent.mkdir()
+    torchrun.write_text(
+        "#!/opt/ctm/bin/python\n"
+        "import json, sys\n"
+        "from torch.distributed.run import parse_args\n"
+        "print(json.dumps(vars(parse_args(sys.argv[1:]))))\n"
+    )
+    torchrun.chmod(0o755)
+    path = {"PATH": "/trial:/opt/ctm/bin:/usr/local/bin:/usr/bin:/bin"}
+    volumes = {str(torchrun.parent): {"bind": "/trial", "mode": "ro"}}
+    text = engine.succeed("train", "ctm-entrypoint", "stage", environment=path | environment, volumes=volumes)
+    found = json.loads(text.splitlines()[-1])
+    assert (found["nnodes"], found["nproc_per_node"], found["node_rank"]) == ("2", "4", 1)
+    assert (found["master_addr"], found["master_port"]) == ("job-node-0-0.job", 29400)
+    assert (found["training_script"], found["training_script_args"]) == ("ctm", ["stage"])
+    assert found["no_python"]
+    assert not found["standalone"]
+
+
+def test_ctm_says_that_it_does_not_train_as_several_processes(engine, tmp_path):
+    command = ["ctm-entrypoint", "prune-heads", "--shards", "/tmp/none", "--classifier", "/tmp/none"]
+    config = json.dumps({"prune_heads": {"tolerance": 0.001, "check_images": 1}})
+    ended = engine.run("train", *command, "--config", config, environment={"CTM_NPROC": "2"})
+    assert ended.code != 0
+    assert ended.text.count("error: prune-heads runs as one process, and torchrun has started 2 (WORLD_SIZE)") >= 1
+    assert "Set CTM_NPROC=1" in ended.text
