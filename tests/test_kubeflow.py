@@ -147,9 +147,9 @@ def test_the_text_null_is_no_value_that_a_parameter_may_have():
 
 
 def as_floats(value: Any) -> Any:
-    """What Kubeflow makes of a struct: every number is a double."""
+    """What Kubeflow makes of a struct: every number is a double, and the order of names is by chance."""
     if isinstance(value, dict):
-        return {name: as_floats(item) for name, item in value.items()}
+        return {name: as_floats(item) for name, item in reversed(value.items())}
     if isinstance(value, list):
         return [as_floats(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

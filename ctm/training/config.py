@@ -103,8 +103,8 @@ class TrainSegmenterConfig(TrainingConfig):
     @field_validator("options")
     @classmethod
     def _whole_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Kubeflow's structs hold 3 as 3.0, which no architecture takes for a depth."""
-        return {name: _whole(value) for name, value in options.items()}
+        """Kubeflow's structs hold 3 as 3.0, which no architecture takes for a depth, and keep no order."""
+        return {name: _whole(value) for name, value in sorted(options.items())}
 
     image_size: ImageSize | None = None
     """Size at which the segmenter sees images, in pixels: one number or [height, width]; null: the classifier's."""
