@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -402,32 +402,36 @@ def record(
     typer.echo(f"\nto keep it: dvc push {written.model}.dvc && git add {files} && git commit")
 
 
-@schedules.command("create")
-@takes_request(without=("run_name",))
-def schedule_create(
-    request: Request,
-    host: Host,
-    cron: Cron,
-    name: Name = NAME,
-    namespace: Namespace = None,
-    experiment: Experiment = EXPERIMENT,
-) -> None:
-    """Start a pipeline again and again; each run reads the raw data anew."""
-    _schedule("create", request, host, cron=cron, name=name, namespace=namespace, experiment=experiment)
+def _schedule_command(action: Literal["create", "replace"], about: str) -> None:
+    """Adds one of the two commands that make a schedule."""
+
+    @schedules.command(action, help=about)
+    @takes_request(without=("run_name",))
+    def command(
+        request: Request,
+        host: Host,
+        cron: Cron,
+        name: Name = NAME,
+        namespace: Namespace = None,
+        experiment: Experiment = EXPERIMENT,
+    ) -> None:
+        from dataclasses import replace
+
+        from pipelines import schedule
+        from pipelines.server import Server
+        from pipelines.submit import prepare
+
+        fields = schedule.cron_fields(cron)
+        job = prepare(replace(request, run_name=name, scheduled=True))
+        make = schedule.create if action == "create" else schedule.replace
+        created = make(Server(host, namespace), job, cron=fields, experiment=experiment)
+        typer.echo(f"schedule {name} at {fields}\nschedule_id={created}")
 
 
-@schedules.command("replace")
-@takes_request(without=("run_name",))
-def schedule_replace(
-    request: Request,
-    host: Host,
-    cron: Cron,
-    name: Name = NAME,
-    namespace: Namespace = None,
-    experiment: Experiment = EXPERIMENT,
-) -> None:
-    """Put a new schedule in the place of one; the new one is made before the old one is deleted."""
-    _schedule("replace", request, host, cron=cron, name=name, namespace=namespace, experiment=experiment)
+_schedule_command("create", "Start a pipeline again and again; each run reads the raw data anew.")
+_schedule_command(
+    "replace", "Put a new schedule in the place of one; the new one is made before the old one is deleted."
+)
 
 
 @schedules.command("list")
@@ -450,22 +454,6 @@ def schedule_delete(
 
     for schedule in delete(Server(host, namespace), name):
         typer.echo(f"deleted {schedule.name} ({schedule.id})")
-
-
-def _schedule(
-    action: str, request: Request, host: str, *, cron: str, name: str, namespace: str | None, experiment: str
-) -> None:
-    from dataclasses import replace
-
-    from pipelines import schedule
-    from pipelines.server import Server
-    from pipelines.submit import prepare
-
-    cron = schedule.cron_fields(cron)
-    job = prepare(replace(request, run_name=name, scheduled=True))
-    make = schedule.create if action == "create" else schedule.replace
-    created = make(Server(host, namespace), job, cron=cron, experiment=experiment)
-    typer.echo(f"schedule {name} at {cron}\nschedule_id={created}")
 
 
 if __name__ == "__main__":
