@@ -163,6 +163,18 @@ def test_a_local_run_without_an_engine_and_a_wrong_sweep_are_refused(
     assert "expected section.name=value,value" in fail("sweep", "train_classifier.pruning_weight")
 
 
+def test_a_local_run_that_cannot_start_leaves_the_one_before(
+    tree: Tree, fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tree.root}/no.sock")
+    output = tree.root.parent / "output"
+    output.mkdir()
+    (output / "local_run.txt").write_text("an earlier run")
+    assert "no Docker engine answers" in fail("run-local", "--output", output)
+    assert [path.name for path in output.iterdir()] == ["local_run.txt"]
+    assert [path.name for path in output.parent.iterdir() if path.name.startswith(".output")] == []
+
+
 def test_an_error_is_one_message_and_exit_code_1(tree: Tree):
     (tree.root / "new.py").touch()
     host = ("--host", "http://127.0.0.1:9")
