@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kfp import dsl, kubernetes
 
@@ -17,12 +17,11 @@ from ctm.params import Params
 from ctm.stage import Parts, Profile, Source, Stage
 from ctm.stages import JOINS, STAGES
 from pipelines.profiles import ClusterProfile, apply, load_profile
+from pipelines.request import LAMBDA, LAMBDAS, PipelineName
 
-__all__ = ["PIPELINES", "PipelineKind", "build_pipeline", "compile_text", "generated_files"]
+__all__ = ["PIPELINES", "build_pipeline", "compile_text", "generated_files"]
 
-PipelineKind = Literal["ctm", "ctm_fanout", "ctm_sweep"]
-
-TABLE_8 = [f"train_classifier.pruning_weight={weight}" for weight in ("0", "0.001", "0.01", "0.1")]
+TABLE_8 = [f"{LAMBDA}={value}" for value in LAMBDAS]
 """The paper's sweep over lambda."""
 
 
@@ -130,7 +129,7 @@ class Plan:
     parameters: tuple[Parameter, ...] = ()
 
 
-PIPELINES: dict[PipelineKind, Plan] = {
+PIPELINES: dict[PipelineName, Plan] = {
     "ctm": Plan("Segmentation masks, a trained segmenter and a report from image-level labels alone.", add_all),
     "ctm_fanout": Plan(
         "The pipeline ctm with the pseudo-masks extracted in parts, side by side; the results are the same.",
@@ -146,7 +145,7 @@ PIPELINES: dict[PipelineKind, Plan] = {
 
 
 def build_pipeline(
-    kind: PipelineKind, params: Params, profile: ClusterProfile, labels: Mapping[str, str] | None = None
+    kind: PipelineName, params: Params, profile: ClusterProfile, labels: Mapping[str, str] | None = None
 ) -> Any:
     """A pipeline for kfp; ``params`` gives the defaults of its parameters, ``labels`` are put on every pod."""
     plan = PIPELINES[kind]
@@ -168,7 +167,7 @@ def build_pipeline(
 
 
 def compile_text(
-    kind: PipelineKind, params: Params, profile: ClusterProfile, labels: Mapping[str, str] | None = None
+    kind: PipelineName, params: Params, profile: ClusterProfile, labels: Mapping[str, str] | None = None
 ) -> str:
     """A pipeline as the YAML that Kubeflow takes: PipelineSpec and PlatformSpec, the same on every machine."""
     return compiled(build_pipeline(kind, params, profile, labels))

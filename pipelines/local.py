@@ -23,11 +23,11 @@ from ctm.params import Params
 from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
-from pipelines.build import PipelineKind
 from pipelines.errors import PipelineError
 from pipelines.local_outputs import check_outputs, collect_outputs
 from pipelines.local_runner import Execution, docker_runner
 from pipelines.provenance import raw_data_digests
+from pipelines.request import PipelineName
 
 __all__ = ["Place", "run_local", "run_pipeline_here"]
 
@@ -106,7 +106,7 @@ class Place:
 
 
 def run_pipeline_here(
-    kind: PipelineKind,
+    kind: PipelineName,
     params: Params,
     *,
     output: Path,

@@ -154,11 +154,11 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(arguments, 127, "", "git is not installed")
 
 
-def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs DVC in the working folder, whatever the outcome."""
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+def dvc(*arguments: str, capture: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs DVC in the working folder, whatever the outcome; ``environment`` is added to this process's own."""
+    known = {**os.environ, "DVC_NO_ANALYTICS": "1", **environment}
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=known, capture_output=capture, text=True, check=False)
 
 
 def _dvc_status(file: Path, *options: str) -> str:

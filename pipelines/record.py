@@ -85,7 +85,8 @@ def fetch(run: Any, into: Path, *, root: str | None = None) -> Record:
         raise PipelineError(f"{model} is no model that ctm wrote, and would be replaced: move it, or give --into DIR.")
     place = _artifact_root(run, root)
     evaluation = _evaluation(place, run)
-    manifest = _json(evaluation, "manifest")
+    text = evaluation.read("manifest")
+    manifest = _json(text, evaluation.place("manifest"))
     outputs = {name: into / file for name, file in FILES.items()}
     source = _source_manifest(manifest)
     if source:
@@ -93,7 +94,7 @@ def fetch(run: Any, into: Path, *, root: str | None = None) -> Record:
     outputs[MODEL] = model
     with staged_outputs(outputs) as staged:
         staged["metrics"].write_bytes(evaluation.read("metrics"))
-        staged["manifest"].write_bytes(evaluation.read("manifest"))
+        staged["manifest"].write_bytes(text)
         if source:
             staged["source"].write_bytes(source)
         _download(manifest, staged[MODEL])
@@ -213,11 +214,11 @@ def _source_manifest(manifest: Mapping[str, Any]) -> bytes | None:
         return None
 
 
-def _json(tree: Tree, name: str) -> Any:
+def _json(text: bytes, place: str) -> Any:
     try:
-        return json.loads(tree.read(name))
+        return json.loads(text)
     except ValueError as error:
-        raise PipelineError(f"{tree.place(name)} is no JSON: {error}") from None
+        raise PipelineError(f"{place} is no JSON: {error}") from None
 
 
 def _open(uri: str) -> Tree:

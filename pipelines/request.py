@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["PipelineName", "Request"]
+__all__ = ["LAMBDA", "LAMBDAS", "PipelineName", "Request"]
 
 PipelineName = Literal["ctm", "ctm_fanout", "ctm_sweep"]
+
+LAMBDA, LAMBDAS = "train_classifier.pruning_weight", ("0", "0.001", "0.01", "0.1")
+"""The paper's Table 8: lambda, the weight of the head gates, and its values."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from ctm.runtime.outputs import write_text
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
-from pipelines.provenance import dvc_file, error_text, git
+from pipelines.provenance import dvc, dvc_file, error_text, git
+from pipelines.request import LAMBDA, LAMBDAS
 
 __all__ = ["TABLE_8", "Experiment", "collect", "failures", "named", "queue", "run_queued", "write_comparison"]
 
-TABLE_8 = "train_classifier.pruning_weight=0,0.001,0.01,0.1"
-"""The sweep of the paper's Table 8: lambda, the weight of the head gates."""
+TABLE_8 = f"{LAMBDA}={','.join(LAMBDAS)}"
+"""The sweep of the paper's Table 8."""
 
 LIST = "[](){}'\""
 """Signs of a value that is more than a plain word, in which a comma need not separate values."""
@@ -193,9 +194,7 @@ def _dvc(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     code = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": code, "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, env=environment, capture_output=capture, text=True, check=False)
+    return dvc(*arguments, capture=capture, PATH=path, PYTHONPATH=code)
 
 
 def _last_error(log: Path | None) -> str:

@@ -11,6 +11,7 @@ from ctm.errors import ParamsError
 from ctm.evaluation.config import QualityGateConfig
 from ctm.evaluation.style import NONE, value
 from ctm.evaluation.summary import figure, figure_names, parse_metrics
+from ctm.runtime.provenance import git
 from ctm.stage import Metrics
 
 __all__ = ["Gate", "Row", "check_gate", "gate_table", "metrics_at"]
@@ -108,16 +109,16 @@ def metrics_at(revision: str, path: Path) -> Metrics | None:
     """
     folder = path.absolute().parent
     try:
-        commit = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
+        commit = git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", folder=folder).strip()
     except (OSError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", None) or str(error)).strip()
         raise ParamsError(
             f"--against {revision}: git cannot read that revision from {folder}: {why}. "
             "For a branch of a remote, `git fetch` it first."
         ) from None
-    if not _git(folder, "ls-tree", "--name-only", commit, "--", path.name):
+    if not git("ls-tree", "--name-only", commit, "--", path.name, folder=folder):
         return None
-    return parse_metrics(_git(folder, "show", f"{commit}:./{path.name}"), origin=f"{revision}:{path}")
+    return parse_metrics(git("show", f"{commit}:./{path.name}", folder=folder), origin=f"{revision}:{path}")
 
 
 def _no_such_figure(name: str, present: Iterable[str]) -> str:
@@ -151,11 +152,6 @@ def _check_drop(row: Row, compared: bool, config: QualityGateConfig) -> Iterator
         drop = round(row.baseline - row.value, DIGITS)
         words = "has not dropped" if drop <= 0 else f"has dropped by {drop:.4g}"
         yield drop <= config.max_drop, f"{row.name} {words}; {config.max_drop:g} is allowed."
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _signed(number: float | None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
-__all__ = ["git_revision", "run_label"]
+__all__ = ["git", "git_revision", "run_label"]
 
 
 def git_revision() -> dict[str, Any] | None:
@@ -17,8 +18,8 @@ def git_revision() -> dict[str, Any] | None:
     if built := os.environ.get("CTM_GIT_REVISION"):
         return {"revision": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
     try:
-        revision = _git("rev-parse", "HEAD")
-        return {"revision": revision, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        revision = git("rev-parse", "HEAD").strip()
+        return {"revision": revision, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -29,6 +30,11 @@ def run_label() -> dict[str, str]:
     return {"run": run} if run else {}
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def git(*arguments: str, folder: Path = Path()) -> str:
+    """What git prints when it is called in ``folder``.
+
+    Raises:
+        OSError: there is no git.
+        CalledProcessError: git refuses; it has the text.
+    """
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout

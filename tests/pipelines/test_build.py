@@ -13,9 +13,10 @@ from components.factory import struct_default
 from ctm.params import Params, load_preset
 from ctm.stage import Parts, Ref, Source
 from ctm.stages import JOINS, STAGES
-from pipelines.build import PIPELINES, TABLE_8, PipelineKind, build_pipeline, compile_text
+from pipelines.build import PIPELINES, TABLE_8, build_pipeline, compile_text
 from pipelines.check import check_package
 from pipelines.profiles import ClusterProfile, load_profile
+from pipelines.request import PipelineName
 
 LOOP = "comp-for-loop-1"
 
@@ -57,7 +58,7 @@ def test_ctm_has_the_stages_as_plain_tasks_of_its_root(compiled: dict[str, Any])
 
 
 @pytest.mark.parametrize("kind", ["ctm", "ctm_sweep"])
-def test_every_input_comes_from_the_port_that_the_stage_names(kind: PipelineKind, compiled: dict[str, Any]):
+def test_every_input_comes_from_the_port_that_the_stage_names(kind: PipelineName, compiled: dict[str, Any]):
     checked = 0
     for name, task in stage_tasks(compiled[kind]):
         for port, source in STAGES[name].inputs.items():
@@ -81,7 +82,7 @@ def test_every_input_comes_from_the_port_that_the_stage_names(kind: PipelineKind
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_the_cache_sees_contents_code_image_and_settings_of_every_stage(kind: PipelineKind, compiled: dict[str, Any]):
+def test_the_cache_sees_contents_code_image_and_settings_of_every_stage(kind: PipelineName, compiled: dict[str, Any]):
     for name, task in stage_tasks(compiled[kind]):
         stage, given = (STAGES | JOINS)[name], task["inputs"]["parameters"]
         digests = {f"{port}_digest" for port, source in stage.inputs.items() if not isinstance(source, Source)}
@@ -91,7 +92,7 @@ def test_the_cache_sees_contents_code_image_and_settings_of_every_stage(kind: Pi
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_every_parameter_is_passed_on_even_where_it_has_a_default(kind: PipelineKind, compiled: dict[str, Any]):
+def test_every_parameter_is_passed_on_even_where_it_has_a_default(kind: PipelineName, compiled: dict[str, Any]):
     """Kubeflow 2.17 fills no default into the arguments of a container: its driver refuses the task."""
     for name, task in stage_tasks(compiled[kind]):
         defined = compiled[kind]["components"][f"comp-{name.replace('_', '-')}"]["inputDefinitions"]["parameters"]
@@ -99,7 +100,7 @@ def test_every_parameter_is_passed_on_even_where_it_has_a_default(kind: Pipeline
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_every_task_runs_in_the_image_of_a_parameter(kind: PipelineKind, compiled: dict[str, Any]):
+def test_every_task_runs_in_the_image_of_a_parameter(kind: PipelineName, compiled: dict[str, Any]):
     executors = compiled[kind]["deploymentSpec"]["executors"]
     images = {name: executor["container"]["image"] for name, executor in executors.items()}
     expected = {f"exec-{stage.command}": name for name, stage in STAGES.items()}
@@ -114,7 +115,7 @@ def test_every_task_runs_in_the_image_of_a_parameter(kind: PipelineKind, compile
 
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_the_parameters_are_explained_and_have_the_defaults_of_params_yaml(
-    kind: PipelineKind, compiled: dict[str, Any], params: Params
+    kind: PipelineName, compiled: dict[str, Any], params: Params
 ):
     parameters = compiled[kind]["root"]["inputDefinitions"]["parameters"]
     assert not [name for name, about in parameters.items() if not about.get("description")]
@@ -204,7 +205,7 @@ def test_labels_are_put_on_every_pod(params: Params, profile: ClusterProfile):
 
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_kfp_reads_the_text_with_its_header_and_finds_name_and_description(
-    kind: PipelineKind, params: Params, profile: ClusterProfile
+    kind: PipelineName, params: Params, profile: ClusterProfile
 ):
     text = compile_text(kind, params, profile)
     assert text.startswith("# Generated from ctm/stages by `ctm-pipeline compile`. Do not edit")

@@ -14,10 +14,11 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, Pipeli
 from ctm.params import Params, load_preset
 from ctm.stage import Profile
 from ctm.stages import STAGES
-from pipelines.build import PIPELINES, PipelineKind, compile_text
+from pipelines.build import PIPELINES, compile_text
 from pipelines.check import check_package
 from pipelines.errors import PipelineError
 from pipelines.profiles import PROFILES, load_profile, load_trainjob
+from pipelines.request import PipelineName
 
 CLUSTERS = list(yaml.safe_load(PROFILES.read_text(encoding="utf-8"))["clusters"])
 GPU_STAGES = [name for name, stage in STAGES.items() if stage.profile is Profile.GPU]
@@ -48,7 +49,7 @@ class Compiled:
 
 @pytest.mark.parametrize("kind", PIPELINES)
 @pytest.mark.parametrize("cluster", CLUSTERS)
-def test_every_profile_compiles_and_gpu_stages_have_what_they_need(cluster: str, kind: PipelineKind, params: Params):
+def test_every_profile_compiles_and_gpu_stages_have_what_they_need(cluster: str, kind: PipelineName, params: Params):
     profile = load_profile(cluster)
     text = compile_text(kind, params, profile)
     assert check_package(text, allow_tags=False) == []
