@@ -101,6 +101,7 @@ def write_dataset_shards(dataset: RawDataset, tree: Tree, folder: Path, packing:
         mean=mean,
         std=std,
         splits=entries,
+        tune=tuple(sorted(dataset.tune)),
     )
     _move(job.folder, folder)
     write_index(folder, index)

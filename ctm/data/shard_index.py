@@ -65,6 +65,8 @@ class ShardIndex(Config):
     """Standard deviation of each scaled channel."""
     splits: dict[Annotated[str, Field(pattern=rf"^{SAFE_KEY}$")], SplitIndex]
     """The splits by name."""
+    tune: tuple[str, ...] = ()
+    """Keys of train samples by whose masks settings were chosen, ascending; for masks always empty."""
     about: dict[str, Any] = Field(default_factory=dict)
     """Whatever the writer records of how the contents came about (for pseudo-masks: strategy, label source)."""
 

@@ -244,6 +244,11 @@ class ShardFolder:
         """Names of the splits."""
         return tuple(self.index.splits)
 
+    @property
+    def tune(self) -> frozenset[str]:
+        """Keys of train samples by whose masks settings were chosen."""
+        return frozenset(self.index.tune)
+
     def split(self, name: str) -> Split:
         """Opens a split.
 

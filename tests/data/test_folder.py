@@ -95,6 +95,13 @@ def test_images_keep_the_order_of_the_split_files(raw: Path, config: DatasetConf
     }
 
 
+def test_the_tune_list_names_train_images(raw: Path, config: DatasetConfig) -> None:
+    assert opened(config, raw).tune == frozenset()
+    (raw / "splits" / "tune.txt").write_text("c\n\nb.v1.jpg\n")
+    assert opened(config, raw).tune == {"c", "b_v1"}
+    assert keys(opened(config, raw)) == KEYS, "they stay train images"
+
+
 def test_background_is_a_mask_value_but_no_label(raw: Path, config: DatasetConfig) -> None:
     change(raw, "labels.csv", "d,grass;sand", "d,grass")
     with_background = config.model_copy(update={"background": "grass"})
@@ -171,6 +178,10 @@ LISTS = {
         "val.txt line 3: image 'g.jpg' is listed twice",
     ),
     "in both splits": (lambda r: (r / "splits" / "val.txt").write_text("g\na"), "in train and in val, such as 'a'"),
+    "tune outside of train": (
+        lambda r: (r / "splits" / "tune.txt").write_text("a\ng"),
+        "tune.txt: 1 images are not in",
+    ),
     "one split file": (lambda r: (r / "splits" / "val.txt").unlink(), "val.txt is missing"),
     "empty split": (lambda r: (r / "splits" / "val.txt").write_text("\n"), "split 'val' has no image"),
     "no image at all": (lambda r: [path.unlink() for path in (r / "images").iterdir()], "images is missing"),
@@ -600,6 +611,7 @@ def test_one_reference_system_in_two_spellings_is_one_place(geotiffs: Path, conf
 def test_reads_real_photographs(config: DatasetConfig) -> None:
     dataset = opened(config, REAL)
     assert {name: len(entries) for name, entries in dataset.splits.items()} == {"train": 400, "val": 191}
+    assert len(dataset.tune) == 100
     assert (len(dataset.classes.names), dataset.problems, dataset.left_out) == (21, (), {})
     for key in keys(dataset)["val"][::20]:
         sample = read(config, REAL, "val", key)

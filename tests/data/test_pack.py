@@ -48,6 +48,12 @@ def many(tmp_path: Path) -> Path:
     return root
 
 
+def test_the_tune_list_goes_with_the_shards(folder: Path, config: DatasetConfig, tmp_path: Path) -> None:
+    (folder / "splits" / "tune.txt").write_text("c\na\n")
+    packed(config, folder, tmp_path / "out")
+    assert ShardFolder.open(tmp_path / "out").index.tune == ("a", "c")
+
+
 def interrupted(config: DatasetConfig, root: Path, folder: Path, *, at: str, workers: int = 1, **settings: Any) -> None:
     """Packs until an image cannot be read, as if the disk had gone in the middle; then the image is back."""
     tree = open_tree(str(root))
@@ -71,6 +77,7 @@ def test_data_set_shards_hold_images_truth_and_counts(
         "val": (2, 1, {"grass": 1, "sky": 1}),
     }
     assert ShardFolder.open(tmp_path / "out").mean is None
+    assert not shards.tune
     val = shards.split("val")
     assert val.read(0, "jpg") == (folder / "images" / "d.jpg").read_bytes()
     truth = np.asarray(Image.open(folder / "masks" / "d.png"))

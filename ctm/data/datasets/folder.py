@@ -19,7 +19,7 @@ from ctm.runtime.storage import Tree
 __all__ = ["open_folder"]
 
 TRAIN_SHARE = 0.8
-LABELS, CLASSES = "labels.csv", "classes.txt"
+LABELS, CLASSES, TUNE = "labels.csv", "classes.txt", "splits/tune.txt"
 
 
 def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
@@ -32,6 +32,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
         classes.txt         one class name a line; the line number, from 0, is the mask value
         masks/*.png, *.tif  optional truth for evaluation: class indices (palette or greyscale), 255 = ignore
         splits/train.txt    optional, with splits/val.txt: one image a line
+        splits/tune.txt     optional: those of train by whose masks settings were chosen; they are scored apart
 
     Without ``splits`` every image goes to train (80 %) or val by a hash of its name. A label that names the
     background class is dropped, so that a row with nothing else says that an image holds none of the classes.
@@ -51,6 +52,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
     splits = {name: _entries(images, keys, labels=labels, masks=masks) for name, keys in lists.items()}
     kind = find_kind(config, tree, [entry.files["image"] for entries in splits.values() for entry in entries])
     listed = {key for keys in lists.values() for key in keys}
+    tune = _read_tune(images, lists["train"])
     return RawDataset(
         classes=classes,
         channels=kind.channels,
@@ -63,6 +65,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
             "masks of no image": len(masks.keys() - {PurePosixPath(path).stem for path in images.paths.values()}),
             "in folders below images/": sum(path.count("/") > 1 for path in tree.files if _is_image(path)),
         },
+        tune=tune,
     )
 
 
@@ -208,6 +211,19 @@ def _read_splits(images: _Images) -> dict[str, list[str]]:
         place = images.tree.place("splits")
         raise DataError(f"{place}: {len(both)} images are in train and in val, such as {both[0]!r}")
     return splits
+
+
+def _read_tune(images: _Images, train: Sequence[str]) -> frozenset[str]:
+    """The keys of the tune list; none where there is no list."""
+    if TUNE not in images.tree.files:
+        return frozenset()
+    tune = frozenset(_read_split(images, TUNE))
+    if outside := sorted(tune - set(train)):
+        raise DataError(
+            f"{images.tree.place(TUNE)}: {len(outside)} images are not in splits/train.txt, such as {outside[0]!r}; "
+            "settings are chosen by masks of train images"
+        )
+    return tune
 
 
 def _read_split(images: _Images, path: str) -> list[str]:

@@ -96,6 +96,7 @@ class RawDataset:
         decode: makes a sample of an entry.
         problems: files that should be there, or should fit the others, and do not; their samples are in no split.
         left_out: how many samples the data set's own rules leave out, by reason.
+        tune: keys of train samples by whose masks settings were chosen; scores of the others are free of that.
     """
 
     classes: ClassTable
@@ -105,6 +106,7 @@ class RawDataset:
     decode: Decode
     problems: Sequence[Problem] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    tune: frozenset[str] = frozenset()
 
 
 def class_table(names: Sequence[str], config: DatasetConfig) -> ClassTable:
