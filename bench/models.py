@@ -27,7 +27,9 @@ from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
-from ctm.pseudomasks.maps import attention_maps, relevance_maps
+from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.maps import ClassMaps, class_maps
+from ctm.pseudomasks.strategies import STRATEGIES
 
 __all__ = ["DEFAULT", "PAPER", "Sizes", "model_rows"]
 
@@ -35,6 +37,9 @@ CLOSE = 1e-4
 """Largest difference between reference and ours, as a fraction of the reference's largest value."""
 
 LAST_BLOCKS = 3
+DEAREST = 2.5
+"""Plain forward passes that the maps of a batch may cost."""
+
 SHARES = (0.0, 0.25, 0.5, 0.67, 0.75)
 """Fractions of the heads that are removed."""
 
@@ -79,29 +84,37 @@ def model_rows(sizes: Sizes) -> Iterator[Row]:
     yield Row(
         "attention: N×N of all blocks kept ÷ C×N rows",
         lambda: attention_maps_of_kept_matrices(model, images),
-        lambda: attention_maps(model, images),
+        lambda: model.attention_maps(images),
         close,
         memory=True,
     )
     few, candidates = images[:2], two_or_three(sizes)[:2]  # the plain way takes seconds an image
-    name = f"relevance, {LAST_BLOCKS} blocks, {float(candidates.sum()) / len(candidates):g} classes"
     yield Row(
-        f"{name}: one by one ÷ batched",
+        f"relevance, {LAST_BLOCKS} blocks, {mean_count(candidates):.3g} classes: one by one ÷ batched",
         lambda: relevance_one_by_one(model, few, candidates, LAST_BLOCKS),
-        lambda: relevance_maps(model, few, candidates, LAST_BLOCKS)[0],
+        lambda: read(model, few, candidates, "relevance").maps,
         close,
         memory=True,
     )
-    yield Row(
-        f"{name}: forward ÷ relevance",
-        lambda: forward(model, few),
-        lambda: relevance_maps(model, few, candidates, LAST_BLOCKS),
-        None,
-        memory=True,
-    )
+    for strategy in STRATEGIES:
+        yield price_row(sizes, images, strategy)
     yield assignment_row(sizes)
     for share in SHARES:
         yield pruning_row(sizes, images, share)
+
+
+def price_row(sizes: Sizes, images: Tensor, strategy: str) -> Row:
+    """What reading the maps of a batch costs, in plain forward passes: the ratio is the price."""
+    model, candidates = make_model(sizes, patch_head=True), two_or_three(sizes)
+    model.requires_grad_(False)  # as extraction does
+    return Row(
+        f"price: {strategy}, {LAST_BLOCKS} blocks, {mean_count(candidates):.3g} classes ÷ forward",
+        lambda: read(model, images, candidates, strategy),
+        lambda: forward(model, images),
+        None,
+        memory=True,
+        limit=DEAREST,
+    )
 
 
 def masking_row(sizes: Sizes) -> Row:
@@ -159,7 +172,7 @@ def pruning_row(sizes: Sizes, images: Tensor, share: float) -> Row:
     )
 
 
-def make_model(sizes: Sizes, *, closed: int = 0) -> ClassTokenViT:
+def make_model(sizes: Sizes, *, closed: int = 0, patch_head: bool = False) -> ClassTokenViT:
     """A classifier with random weights, large enough that attention is not uniform, and ``closed`` gates a block."""
     config = ModelConfig(
         backbone="vit_base_patch16_224",
@@ -168,6 +181,7 @@ def make_model(sizes: Sizes, *, closed: int = 0) -> ClassTokenViT:
         depth=sizes.depth,
         embed_dim=sizes.width,
         num_heads=sizes.heads,
+        patch_head=patch_head,
     )
     torch.manual_seed(0)
     model = ClassTokenViT(config, GatesConfig(), num_classes=sizes.classes, in_channels=sizes.channels).eval()
@@ -186,6 +200,18 @@ def two_or_three(sizes: Sizes) -> Tensor:
         for k in range(2 + b % 2):
             candidates[b, (3 * b + k) % sizes.classes] = True
     return candidates
+
+
+def mean_count(candidates: Tensor) -> float:
+    """Candidates of an image on average."""
+    return float(candidates.sum()) / len(candidates)
+
+
+def read(model: ClassTokenViT, images: Tensor, candidates: Tensor, strategy: str) -> ClassMaps:
+    """The maps of a strategy that reads the last blocks."""
+    return class_maps(
+        model, images, candidates, MapConfig.model_validate({"strategy": strategy, "blocks": LAST_BLOCKS})
+    )
 
 
 @torch.no_grad()

@@ -45,14 +45,14 @@ def mask_tokens_by_loops(tokens: Tensor, present: Tensor, ratio: float, generato
 
 @torch.no_grad()
 def attention_maps_of_kept_matrices(model: ClassTokenViT, images: Tensor) -> tuple[Tensor, Tensor]:
-    """``attention_maps`` read from the N x N matrices of all blocks after the forward pass: maps and logits."""
+    """The model's ``attention_maps``, read from the N x N matrices of all blocks after the forward pass."""
     logits, matrices = forward_keeping_matrices(model, images)
     total = sum(m[:, :, : model.num_classes, model.patches].sum(dim=1) for m in matrices) / model.original_heads
     return torch.as_tensor(total).reshape(len(images), model.num_classes, *model.grid), logits
 
 
 def relevance_one_by_one(model: ClassTokenViT, images: Tensor, candidates: Tensor, blocks: int) -> Tensor:
-    """``relevance_maps`` with a forward pass and a backward pass of the whole network for every image and class."""
+    """Strategy relevance with a forward pass and a backward pass of the whole network for every image and class."""
     maps = torch.zeros(len(images), model.num_classes, model.grid[0] * model.grid[1])
     for b, c in candidates.nonzero().tolist():
         logits, matrices = forward_keeping_matrices(model, images[b : b + 1])

@@ -25,6 +25,7 @@ class Row:
         agree: whether the two results are the same; None where they are different things.
         memory: whether peak memory is compared, too.
         samples: how many samples a run works on, where samples a second are what is told.
+        limit: what reference divided by ours must not exceed, where ours is the unit of a price; told, not enforced.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     agree: Callable[[Any, Any], bool] | None
     memory: bool = False
     samples: int | None = None
+    limit: float | None = None
 
 
 def measured(row: Row, *, repeats: int) -> str:
@@ -44,6 +46,8 @@ def measured(row: Row, *, repeats: int) -> str:
     if row.memory:
         kept, needed = peak_megabytes(row.reference), peak_megabytes(row.ours)
         line += f"{kept:>9.1f} MB{needed:>8.1f} MB{kept / needed:>10.2f}"
+    if row.limit is not None:
+        line += f"  {'at most' if reference / ours <= row.limit else 'MORE THAN'} {row.limit:g}"
     return line
 
 

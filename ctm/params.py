@@ -18,6 +18,7 @@ from ctm.errors import ParamsError
 from ctm.evaluation.config import EvaluateConfig
 from ctm.models.config import GatesConfig, ModelConfig, PruneHeadsConfig
 from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.recipes import needs_patch_head
 from ctm.runtime.context import Precision
 from ctm.stage import Config
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
@@ -67,6 +68,22 @@ class Params(Config):
                 f"extract_pseudomasks.fill is nearest, which would never paint dataset.background {background!r}: "
                 "use background or ignore"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patch_head_is_there(self) -> Params:
+        """Found here and not after hours of training."""
+        named = {
+            "extract_pseudomasks.strategy": (self.extract_pseudomasks.strategy,),
+            "evaluate.compare": self.evaluate.compare,
+        }
+        for name, entries in named.items():
+            wanting = [entry for entry in entries if needs_patch_head(entry)]
+            if wanting and not self.model.patch_head:
+                raise ValueError(
+                    f"{name}: {', '.join(wanting)} reads the patch head, but model.patch_head is false: "
+                    "set it to true, or choose another strategy"
+                )
         return self
 
 

@@ -7,10 +7,13 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from ctm.errors import ParamsError
-from ctm.evaluation.recipes import BASELINES, parse_recipe
+from ctm.pseudomasks.recipes import parse_recipe
 from ctm.stage import Config
 
-__all__ = ["EvaluateConfig", "QualityGateConfig"]
+__all__ = ["BASELINES", "EvaluateConfig", "QualityGateConfig"]
+
+BASELINES = ("random", "spectral")
+"""Entries of `evaluate.compare` that need no class map."""
 
 
 class QualityGateConfig(Config):
@@ -32,7 +35,7 @@ class EvaluateConfig(Config):
     compare: tuple[str, ...] = ("random", "attention", "relevance")
     """Pseudo-masks to score on the train split for comparison: `random` (a random class among those present),
     `spectral` (a classifier of single pixels), or a recipe `strategy[+assignment][+refinement]` such as `attention`,
-    `attention+argmax` or `relevance+affinity`. A strategy alone takes its natural assignment and no refinement."""
+    `attention+argmax` or `relevance+affinity+pamr`. A strategy alone takes its natural assignment and no refinement."""
 
     panels: Annotated[int, Field(ge=0)] = 8
     """Number of samples shown as pictures in the report."""
@@ -49,7 +52,7 @@ class EvaluateConfig(Config):
         for entry in entries:
             if entry not in BASELINES:
                 try:
-                    parse_recipe(entry, blocks=None)
+                    parse_recipe(entry)
                 except ParamsError as error:
-                    raise ValueError(str(error)) from None
+                    raise ValueError(f"{error} Baselines: {', '.join(BASELINES)}.") from None
         return entries

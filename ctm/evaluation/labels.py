@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import binary_average_precision
 
 from ctm.data.classes import ClassTable
+from ctm.pseudomasks.ranking import has_learned, not_learned, rank
 from ctm.stage import Metrics
 
-__all__ = ["LabelScore"]
+__all__ = ["LabelScore", "has_learned", "not_learned"]
 
 
 class LabelScore:
@@ -20,13 +21,13 @@ class LabelScore:
 
     def __init__(self, classes: ClassTable) -> None:
         self._names = classes.token_names
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._logits: list[NDArray[np.float64]] = []
+        self._labels: list[NDArray[np.bool_]] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits (B, C) and whether each class is present (B, C)."""
-        self._logits.append(logits.detach().double().cpu())
-        self._labels.append(labels.bool().cpu())
+        self._logits.append(logits.detach().double().cpu().numpy())
+        self._labels.append(labels.bool().cpu().numpy())
 
     def compute(self) -> Metrics:
         """Scores of all batches added so far.
@@ -37,21 +38,13 @@ class LabelScore:
             pairs with (probability > 0.5) == label, the paper's classifier accuracy; ``classes``: the average precision
             of each class. All 0..1; None where there is no image to say it.
         """
-        empty = torch.empty(0, len(self._names))
-        # Double precision keeps confident logits apart: a float32 sigmoid makes ties of everything above 17.
-        probabilities = torch.cat([empty.double(), *self._logits]).sigmoid()
-        labels = torch.cat([empty.bool(), *self._labels])
-        precision: dict[str, float | None] = {
-            name: float(binary_average_precision(probabilities[:, c], labels[:, c].int()))
-            if labels[:, c].any()
-            else None
-            for c, name in enumerate(self._names)
-        }
-        known = [value for value in precision.values() if value is not None]
-        frequency = labels.double().mean(dim=0)[labels.any(dim=0)]
+        shape = (0, len(self._names))
+        logits = np.concatenate([np.empty(shape), *self._logits])
+        labels = np.concatenate([np.empty(shape, dtype=bool), *self._labels])
+        found = rank(logits, labels)
         return {
-            "map": sum(known) / len(known) if known else None,
-            "chance_map": float(frequency.mean()) if known else None,
-            "accuracy": float(((probabilities > 0.5) == labels).double().mean()) if len(labels) else None,
-            "classes": precision,
+            "map": found.map,
+            "chance_map": found.chance,
+            "accuracy": float(((logits > 0) == labels).mean()) if len(labels) else None,
+            "classes": dict(zip(self._names, found.classes, strict=True)),
         }

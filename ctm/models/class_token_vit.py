@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
 from timm.layers.attention import Attention
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -15,10 +16,11 @@ from ctm.errors import ModelError
 from ctm.models.attention import GatedAttention, record_class_rows
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.gates import HardConcreteGate
+from ctm.models.patch_head import PatchHead, pool_by_rank
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.models.weights import DOWNLOAD_HINT, check_weights
 
-__all__ = ["ClassTokenViT"]
+__all__ = ["ClassTokenViT", "TrainingLogits"]
 
 RANDOM_STD = 0.02
 """Standard deviation of new tokens and positions without a pretrained model, as timm's own position embeddings."""
@@ -27,20 +29,35 @@ NOISE = 0.1
 """Noise that tells the copies of a pretrained token apart, as a fraction of the token's own standard deviation."""
 
 
+class TrainingLogits(NamedTuple):
+    """What one encoding of a training batch gives, (B, C) each.
+
+    Attributes:
+        masked: logits from class tokens of which absent classes' are masked at random; the loss is theirs.
+        unmasked: logits from all class tokens, without gradient: what validation would see.
+        patches: pooled logits of the patch head; None in a model without one.
+    """
+
+    masked: Tensor
+    unmasked: Tensor
+    patches: Tensor | None
+
+
 class ClassTokenViT(nn.Module):
     """Multi-label classifier with class-specific tokens (Hanna & Borth, ICCV 2025, section 3).
 
-    The sequence is C class tokens, P patch tokens (row by row) and 1 register token, each with a learned position.
-    One dense layer maps the C concatenated output class tokens to C logits.
+    The sequence is C class tokens, P patch tokens (row by row) and 1 register token, each with a learned position. One
+    dense layer maps the C concatenated output class tokens to C logits. Images of another size than the model's are
+    read with the patches' positions resized.
 
     Attributes:
         num_classes: number of class tokens C.
         in_channels: image channels.
         image_size: height and width in pixels.
         patch_size: side of a patch in pixels.
-        grid: rows and columns of patches, (h0, w0).
-        patches: where the patches lie in the sequence.
+        grid: rows and columns of patches at that size, (h0, w0).
         original_heads: heads of each block before pruning.
+        patch_head: classifier of the patch tokens, if there is one.
     """
 
     def __init__(self, config: ModelConfig, gates: GatesConfig, *, num_classes: int, in_channels: int) -> None:
@@ -57,14 +74,15 @@ class ClassTokenViT(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         _check_image_size(config.size, self.patch_size)
         self.grid = (config.size[0] // self.patch_size, config.size[1] // self.patch_size)
-        self.patches = slice(num_classes, num_classes + self.grid[0] * self.grid[1])
 
         self.patch_embed: nn.Module = vit.patch_embed
+        vit.patch_embed.strict_img_size = False
         class_token, register = (vit.cls_token, vit.reg_token) if config.pretrained else (None, None)
         self.class_tokens = nn.Parameter(_start_token(class_token, num_classes, vit.embed_dim))
-        self.register_token = nn.Parameter(_start_token(register, 1, vit.embed_dim))
+        registers = int(config.register_token)
+        self.register_token = nn.Parameter(_start_token(register, 1, vit.embed_dim)) if registers else None
         own_position = class_token is not None and not vit.no_embed_class
-        self.pos_embed = nn.Parameter(_start_positions(vit, num_classes, copy=own_position))
+        self.pos_embed = nn.Parameter(_start_positions(vit, num_classes, registers, copy=own_position))
         self.norm_pre: nn.Module = vit.norm_pre
         self.blocks: nn.Sequential = vit.blocks
         for block in self.blocks:
@@ -73,6 +91,12 @@ class ClassTokenViT(nn.Module):
         # Backbones that pool their patches keep the final norm behind the pooling.
         self.norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
         self.head = nn.Linear(num_classes * vit.embed_dim, num_classes)
+        self.patch_head = PatchHead(vit.embed_dim, num_classes) if config.patch_head else None
+
+    @property
+    def patches(self) -> slice:
+        """Where the patches of an image of the model's own size lie in the sequence."""
+        return self.patches_of(self.grid)
 
     @property
     def attentions(self) -> list[GatedAttention]:
@@ -96,43 +120,82 @@ class ClassTokenViT(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that must not decay, besides those of one dimension."""
         gates = {name for name, _ in self.named_parameters() if name.endswith("log_alpha")}
-        return {"class_tokens", "register_token", "pos_embed"} | gates
+        tokens = {"class_tokens", "pos_embed"} | ({"register_token"} if self.register_token is not None else set())
+        return tokens | gates
 
-    def forward(
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches, (h0, w0), of images (B, channels, H, W).
+
+        Raises:
+            ModelError: another number of channels than the model's, or sides that are no multiple of the patch.
+        """
+        channels, height, width = images.shape[1:]
+        if channels != self.in_channels:
+            raise ModelError(f"the model takes images of {self.in_channels} channels, not {channels}")
+        _check_image_size((height, width), self.patch_size)
+        return height // self.patch_size, width // self.patch_size
+
+    def patches_of(self, grid: tuple[int, int]) -> slice:
+        """Where the patches of such a grid lie in the sequence."""
+        return slice(self.num_classes, self.num_classes + grid[0] * grid[1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classes, (B, C), of normalised images (B, channels, H, W); no class token is masked.
+
+        Raises:
+            ModelError: images that the model cannot read; see ``grid_of``.
+        """
+        return self.classify(self.encode(self.embed(images)))
+
+    def training_logits(
         self,
         images: Tensor,
-        present: Tensor | None = None,
+        present: Tensor,
         *,
-        masking_ratio: float = 0.0,
+        masking_ratio: float,
         generator: torch.Generator | None = None,
         gate_generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Logits of the classes, (B, C).
+    ) -> TrainingLogits:
+        """Logits of a training batch with and without class-token masking, from one encoding.
 
         Args:
             images: (B, channels, H, W), normalised.
-            present: classes each image has, (B, C) bool; with it absent tokens are masked, in training only.
+            present: classes each image has, (B, C) bool.
             masking_ratio: masking probability of an absent class, 0 <= ratio < 1.
             generator: source of the masking draws, one a rank.
             gate_generator: source of the gate samples, the same on all ranks.
 
         Raises:
-            ModelError: images of another size or number of channels than the model's.
+            ModelError: images that the model cannot read; see ``grid_of``.
         """
         tokens = self.encode(self.embed(images), gate_generator=gate_generator)
-        return self.classify(tokens, present, masking_ratio=masking_ratio, generator=generator)
+        classes = self.norm(tokens[:, : self.num_classes])
+        masked = mask_absent_tokens(classes, present, ratio=masking_ratio, generator=generator)
+        with torch.no_grad():
+            unmasked = self.head(classes.flatten(1))
+        scores = None
+        if self.patch_head is not None:
+            scores = pool_by_rank(self.patch_head(self.norm(tokens[:, self.patches_of(self.grid_of(images))])))
+        return TrainingLogits(self.head(masked.flatten(1)), unmasked, scores)
 
     def embed(self, images: Tensor) -> Tensor:
         """The sequence that enters the first block, (B, C + P + 1, D)."""
-        expected = (self.in_channels, *self.image_size)
-        if tuple(images.shape[1:]) != expected:
-            raise ModelError(
-                f"the model takes images of channels, height, width {expected}, not {tuple(images.shape[1:])}"
-            )
-        patches = self.patch_embed(images)
-        batch = patches.shape[0]
-        classes, register = self.class_tokens.expand(batch, -1, -1), self.register_token.expand(batch, -1, -1)
-        return cast("Tensor", self.norm_pre(torch.cat([classes, patches, register], dim=1) + self.pos_embed))
+        positions = self._positions(self.grid_of(images))
+        tokens = [self.class_tokens.expand(len(images), -1, -1), self.patch_embed(images)]
+        if self.register_token is not None:
+            tokens.append(self.register_token.expand(len(images), -1, -1))
+        return cast("Tensor", self.norm_pre(torch.cat(tokens, dim=1) + positions))
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Positions of a sequence with such a grid of patches, (1, C + P + 1, D), part of the graph."""
+        if grid == self.grid:
+            return self.pos_embed
+        before, after = self.pos_embed[:, : self.patches.start], self.pos_embed[:, self.patches.stop :]
+        # A position is a code, not a picture: the plain interpolation keeps its values, the antialiased one blurs them.
+        patches = resample_abs_pos_embed(
+            self.pos_embed[:, self.patches], list(grid), list(self.grid), num_prefix_tokens=0, antialias=False
+        )
+        return torch.cat([before, patches, after], dim=1)
 
     def encode(
         self,
@@ -149,38 +212,56 @@ class ClassTokenViT(nn.Module):
             attention.generator = None
         return tokens
 
-    def classify(
-        self,
-        tokens: Tensor,
-        present: Tensor | None = None,
-        *,
-        masking_ratio: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Logits (B, C) from the last block's output (B, N, D); the other arguments are those of ``forward``."""
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Logits (B, C) from the last block's output (B, N, D)."""
         classes = self.norm(tokens[:, : self.num_classes])
-        if self.training and present is not None:
-            classes = mask_absent_tokens(classes, present, ratio=masking_ratio, generator=generator)
         return cast("Tensor", self.head(classes.flatten(1)))
 
-    @torch.no_grad()
+    def patch_scores(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """The patch head's logits of every patch, (B, C, h0, w0), from the last block's output (B, N, D).
+
+        Args:
+            tokens: the last block's output.
+            grid: of the images' patches, where they are not of the model's own size.
+
+        Raises:
+            ModelError: the model has no patch head.
+        """
+        if self.patch_head is None:
+            raise ModelError(
+                "the classifier has no patch head, which the map strategies cam and fused read: set model.patch_head: "
+                "true and train it again, or choose another strategy"
+            )
+        rows, columns = grid or self.grid
+        scores = self.patch_head(self.norm(tokens[:, self.patches_of((rows, columns))]))
+        return cast("Tensor", scores.transpose(1, 2).reshape(len(tokens), -1, rows, columns))
+
     def attention_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The paper's aggregate map A_c: attention of class token c to the patches, block by block, no gradient.
+        """The paper's aggregate map A_c of all blocks, (B, C, h0, w0), and logits (B, C), without gradient."""
+        maps, tokens = self.class_attention(images)
+        with torch.no_grad():
+            return maps, self.classify(tokens)
+
+    @torch.no_grad()
+    def class_attention(self, images: Tensor, *, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Attention of class token c to the patches from block ``start`` on, no gradient.
 
         Summed over the blocks, averaged over the original heads, closed ones counting zero, so that the gated and
         the physically pruned model give the same map. Nothing is renormalised.
 
         Returns:
-            Maps (B, C, h0, w0), non-negative, and logits (B, C).
+            Maps (B, C, h0, w0), non-negative, and the last block's output (B, N, D).
         """
-        tokens = self.embed(images)
-        total = tokens.new_zeros(len(images), self.num_classes, self.grid[0] * self.grid[1])
-        for block, attention in enumerate(self.attentions):
+        grid = self.grid_of(images)
+        patches = self.patches_of(grid)
+        tokens = self.encode(self.embed(images), stop=start)
+        total = tokens.new_zeros(len(images), self.num_classes, grid[0] * grid[1])
+        for block, attention in enumerate(self.attentions[start:], start=start):
             with record_class_rows([attention], self.num_classes) as recorded:
                 tokens = self.encode(tokens, start=block, stop=block + 1)
             for rows in recorded:
-                total += rows[..., self.patches].sum(dim=1) / self.original_heads
-        return total.reshape(-1, self.num_classes, *self.grid), self.classify(tokens)
+                total += rows[..., patches].sum(dim=1) / self.original_heads
+        return total.reshape(len(images), -1, *grid), tokens
 
 
 def _build_backbone(config: ModelConfig, in_channels: int) -> VisionTransformer:
@@ -252,9 +333,9 @@ def _start_token(pretrained: Tensor | None, count: int, width: int) -> Tensor:
     return token + NOISE * token.std() * torch.randn(1, count, width)
 
 
-def _start_positions(vit: VisionTransformer, num_classes: int, *, copy: bool) -> Tensor:
-    """Start of the positions, (1, C + P + 1, D): patches as timm has them, classes copy the first one or are random."""
+def _start_positions(vit: VisionTransformer, num_classes: int, registers: int, *, copy: bool) -> Tensor:
+    """Start of the positions, (1, N, D): patches as timm has them, classes copy the first one or are random."""
     positions = cast("Tensor", vit.pos_embed).detach()
     classes = _start_token(positions if copy else None, num_classes, vit.embed_dim)
-    register = _start_token(None, 1, vit.embed_dim)
+    register = _start_token(None, registers, vit.embed_dim)
     return torch.cat([classes, positions[:, -vit.patch_embed.num_patches :], register], dim=1)

@@ -49,6 +49,12 @@ class ModelConfig(Config):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth in training: probability that the last block is skipped, rising linearly from 0 at the first."""
 
+    patch_head: bool = False
+    """Trains a second classifier on the patch tokens, which the map strategies cam and fused read."""
+
+    register_token: bool = True
+    """One token more that belongs to no class and no patch; false only to see what it is worth."""
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""

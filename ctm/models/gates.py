@@ -18,6 +18,8 @@ class HardConcreteGate(nn.Module):
 
     Attributes:
         log_alpha: gate logits a, (H,).
+        sampled: False makes the gate a plain switch in training too, open iff a > 0; the gradient of the switch's value
+            then arrives at a as it is.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class HardConcreteGate(nn.Module):
     ) -> None:
         """Starts every gate at logit ``initial``; the other arguments are those of ``GatesConfig``."""
         super().__init__()
-        self.beta, self.gamma, self.zeta, self.hard = beta, gamma, zeta, hard
+        self.beta, self.gamma, self.zeta, self.hard, self.sampled = beta, gamma, zeta, hard, True
         self.log_alpha = nn.Parameter(torch.full((num_heads,), float(initial)))
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
@@ -43,15 +45,14 @@ class HardConcreteGate(nn.Module):
         """
         if not self.training:
             return self.open_heads().to(self.log_alpha.dtype)
+        if not self.sampled:
+            return _straight_through(self.open_heads(), self.log_alpha)
         device = self.log_alpha.device if generator is None else generator.device
         draws = torch.rand(self.log_alpha.shape, generator=generator, device=device).to(self.log_alpha.device)
         noise = torch.logit(draws.clamp(MARGIN, 1 - MARGIN))
         soft = torch.sigmoid((noise + self.log_alpha) / self.beta)
         soft = (soft * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
-        if not self.hard:
-            return soft
-        # The difference is an exact zero with the gradient of the soft gate, so the value stays exactly 0 or 1.
-        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+        return _straight_through(soft > 0.5, soft) if self.hard else soft
 
     def penalty(self) -> Tensor:
         """Expected number of open heads, a scalar: the sum over the heads of P(gate > 0)."""
@@ -60,3 +61,8 @@ class HardConcreteGate(nn.Module):
     def open_heads(self) -> Tensor:
         """Which heads are open in evaluation, (H,) bool."""
         return self.log_alpha.detach() > 0
+
+
+def _straight_through(value: Tensor, source: Tensor) -> Tensor:
+    """``value`` exactly, with the gradient of ``source``: the difference that is added is an exact zero."""
+    return value.to(source.dtype) + (source - source.detach())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from ctm.errors import ParamsError
 from ctm.stage import Config
 
 __all__ = ["ExtractConfig", "MapConfig"]
@@ -14,16 +15,27 @@ __all__ = ["ExtractConfig", "MapConfig"]
 class MapConfig(Config):
     """How a class map is read from the classifier and turned into a mask."""
 
-    strategy: Literal["attention", "relevance"] = "relevance"
+    strategy: Literal["attention", "relevance", "cam", "fused", "gradcam"] = "relevance"
     """attention: the paper's sum of class-token attention; relevance: attention times the gradient of the class's
-    logit (Chefer et al. 2021)."""
+    logit (Chefer et al. 2021); cam: the patch head's scores (needs model.patch_head); fused: attention times cam
+    (MCTformer); gradcam: patch tokens weighted by the gradient of the class's logit."""
 
     blocks: Annotated[int, Field(ge=1)] | None = None
-    """How many of the last blocks relevance and affinity read; null: all. Attention always reads all."""
+    """How many of the last blocks relevance, fused, gradcam and affinity read; null: all. Attention always reads all,
+    cam the last one's output."""
 
-    refinement: Literal["none", "affinity"] = "none"
-    """affinity: one step of propagation along the patch-to-patch attention. It helps pretrained backbones and ruins
-    those trained from scratch."""
+    rows: Literal["all", "own"] = "all"
+    """Relevance: attention of which class tokens is summed: of all, or of the class's own alone."""
+
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    """Sizes at which the images are read, as fractions of model.image_size; the maps are averaged."""
+
+    flip: bool = False
+    """Reads the mirrored images, too."""
+
+    refinement: Literal["none", "affinity", "pamr", "affinity+pamr"] = "none"
+    """affinity: one step of propagation along the patch-to-patch attention, which helps pretrained backbones and ruins
+    those trained from scratch; pamr: pixels that look alike get alike scores (Araslanov and Roth 2020)."""
 
     assignment: Literal["paper", "argmax"] = "argmax"
     """paper: pixels above the map's mean, painted in ascending probability; argmax: the largest map scaled to sum 1."""
@@ -31,6 +43,26 @@ class MapConfig(Config):
 
 class ExtractConfig(MapConfig):
     """How the pseudo-masks of a data set are extracted."""
+
+    # Wider than the field that it replaces: "auto" stands for one of the others, which ctm.pseudomasks.auto chooses.
+    strategy: Literal["attention", "relevance", "cam", "fused", "gradcam", "auto"] = "relevance"  # type: ignore[assignment]
+    """attention: the paper's sum of class-token attention; relevance: attention times the gradient of the class's
+    logit (Chefer et al. 2021); cam: the patch head's scores (needs model.patch_head); fused: attention times cam
+    (MCTformer); gradcam: patch tokens weighted by the gradient of the class's logit; auto: the recipe of `auto` whose
+    masks the classifier itself confirms best."""
+
+    auto: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "relevance",
+        "relevance+affinity",
+        "relevance+pamr",
+        "relevance+affinity+pamr",
+        "gradcam",
+        "attention+argmax",
+    )
+    """Recipes `strategy[+assignment][+refinement]` that strategy auto tries; it replaces assignment and refinement."""
+
+    auto_images: Annotated[int, Field(ge=1)] = 64
+    """Images of the train split that strategy auto tries them on."""
 
     label_source: Literal["image", "predicted"] = "image"
     """Which classes an image's mask may hold: its image-level labels, or those that the classifier predicts."""
@@ -41,11 +73,45 @@ class ExtractConfig(MapConfig):
     fill: Literal["nearest", "background", "ignore"] = "nearest"
     """What a pixel gets that no class takes: the nearest painted class, the background class, or ignore (255)."""
 
-    background_threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """With argmax and fill background: a pixel whose maps, each scaled to maximum 1, all lie below is background."""
+    background_threshold: Annotated[float, Field(ge=0, le=1)] | None = 0.3
+    """With argmax and fill background: a pixel whose maps, each scaled to maximum 1, all lie below is background;
+    null: a threshold for every image from its own maps (Otsu 1979)."""
+
+    confidence: bool = False
+    """Writes for every pixel the winner's share among the candidates' maps, 0..255; needs assignment argmax."""
 
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Images per forward pass."""
 
     splits: Annotated[tuple[Literal["train", "val"], ...], Field(min_length=1)] = ("train", "val")
     """Splits that pseudo-masks are written for; the segmenter needs train."""
+
+    @field_validator("auto")
+    @classmethod
+    def _readable(cls, recipes: tuple[str, ...]) -> tuple[str, ...]:
+        for recipe in recipes:
+            _assignment(recipe)
+        return recipes
+
+    @model_validator(mode="after")
+    def _confidence_is_of_a_winner(self) -> Self:
+        if self.strategy == "auto":
+            painting = [f"auto: {recipe}" for recipe in self.auto if _assignment(recipe) == "paper"]
+        else:
+            painting = ["assignment: paper"] if self.assignment == "paper" else []
+        if self.confidence and painting:
+            raise ValueError(
+                "confidence is the share of the class that wins a pixel, and the rule paper paints one class over "
+                f"the other ({', '.join(painting)}): take argmax, or leave confidence out"
+            )
+        return self
+
+
+def _assignment(recipe: str) -> str:
+    """The assignment that a recipe names or implies."""
+    from ctm.pseudomasks.recipes import parse_recipe  # reads the words from MapConfig
+
+    try:
+        return parse_recipe(recipe)["assignment"]
+    except ParamsError as error:
+        raise ValueError(str(error)) from None

@@ -54,7 +54,12 @@ STAGE = Stage(
         "classifier": Output(
             Kind.MODEL,
             "artifacts/classifier",
-            plots={"history.csv": {"x": "epoch", "y": ["train_loss", "val_loss", "val_map"]}},
+            plots={
+                "history.csv": {
+                    "x": "epoch",
+                    "y": ["train_bce", "train_bce_unmasked", "val_loss", "val_map", "val_chance_map"],
+                }
+            },
         )
     },
     profile=Profile.GPU,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +16,32 @@ from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
-from ctm.evaluation.labels import LabelScore
+from ctm.evaluation.labels import LabelScore, has_learned
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
-from ctm.models.gates import HardConcreteGate
 from ctm.runtime.context import Context, Precision
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig
 from ctm.training.device import GATE_STREAM, setup_fabric, step_seed
+from ctm.training.head_selection import HeadSelection
+from ctm.training.history import kept_row
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.optimiser import build_optimiser
 
 __all__ = ["ClassifierTask", "train_classifier"]
 
+logger = logging.getLogger(__name__)
+
 
 class ClassifierTask:
     """Binary cross-entropy of every class (mean over images and classes) plus lambda times the open gates.
 
-    Hanna & Borth, ICCV 2025, section 3; method.md section 2 gives the exact terms.
+    Hanna & Borth, ICCV 2025, section 3; method.md section 2 gives the exact terms. A patch head adds its own
+    cross-entropy with weight 1 (Xu et al., MCTformer, CVPR 2022).
     """
 
     monitor = "map"
+    methods = ("training_logits",)
 
     def __init__(self, config: TrainClassifierConfig, classes: ClassTable, *, seed: int) -> None:
         self._config = config
@@ -42,34 +49,64 @@ class ClassifierTask:
         self._seed = seed
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """The loss, and its parts: ``bce`` on masked class tokens, ``gates`` the expected number of open heads."""
-        labels = batch["labels"]
+        """The loss, and its parts.
+
+        Returns:
+            ``loss``; ``bce`` on masked class tokens; ``bce_unmasked``, which shows what the classifier knows without
+            the help of the mask, and is not learned from; ``patch_bce`` where there is a patch head; ``gates``, the
+            number of open heads: the expected one, or that of a given sparsity.
+        """
+        labels, config = batch["labels"], self._config
         gates = torch.Generator().manual_seed(
             step_seed(self._seed, GATE_STREAM, progress.step)
         )  # the same on every rank
-        logits = model(batch["image"], labels, masking_ratio=self._config.masking_ratio, gate_generator=gates)
-        bce = binary_cross_entropy_with_logits(logits.float(), labels.float())
-        penalty: Tensor = model.gate_penalty()  # type: ignore[operator]
-        weight = self._config.pruning_weight * progress.ramp(self._config.pruning_warmup_epochs)
-        return {"loss": bce + weight * penalty, "bce": bce, "gates": penalty}
+        masking_ratio = config.masking_ratio * progress.ramp(config.masking_warmup_epochs)
+        logits = cast("ClassTokenViT", model).training_logits(
+            batch["image"], labels, masking_ratio=masking_ratio, gate_generator=gates
+        )
+        bce = _bce(logits.masked, labels)
+        parts = {"bce": bce, "bce_unmasked": _bce(logits.unmasked, labels)}
+        loss = bce
+        if logits.patches is not None:
+            parts["patch_bce"] = _bce(logits.patches, labels)
+            loss = loss + parts["patch_bce"]
+        if config.sparsity is None:
+            parts["gates"] = cast("ClassTokenViT", model).gate_penalty()
+            loss = loss + config.pruning_weight * progress.ramp(config.pruning_warmup_epochs) * parts["gates"]
+        else:
+            parts["gates"] = loss.new_tensor(_open_heads(model))
+        return {"loss": loss, **parts}
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
-        """Unmasked loss, mAP beside chance, multi-label accuracy, and the number of open heads."""
-        score = LabelScore(self._classes)
+        """Unmasked loss, mAP beside chance, the patch head's mAP, multi-label accuracy, and how many heads are open."""
+        score, patches = LabelScore(self._classes), LabelScore(self._classes)
         losses = []
+        has_patch_head = False
         for batch in batches:
-            logits = model(batch["image"]).float()
-            losses.append(binary_cross_entropy_with_logits(logits, batch["labels"].float(), reduction="none").flatten())
-            score.update(logits, batch["labels"])
+            labels = batch["labels"]
+            logits = cast("ClassTokenViT", model).training_logits(batch["image"], labels, masking_ratio=0.0)
+            losses.append(binary_cross_entropy_with_logits(logits.unmasked.float(), labels.float(), reduction="none"))
+            score.update(logits.unmasked, labels)
+            if logits.patches is not None:
+                has_patch_head = True
+                patches.update(logits.patches, labels)
         scores = score.compute()
-        gates: list[HardConcreteGate] = model.gates  # type: ignore[assignment]
         return {
             "loss": float(torch.cat(losses).mean()),
             "map": scores["map"],
+            **({"patch_map": patches.compute()["map"]} if has_patch_head else {}),
             "accuracy": scores["accuracy"],
             "chance_map": scores["chance_map"],
-            "open_heads": sum(int(gate.open_heads().sum()) for gate in gates),
+            "open_heads": _open_heads(model),
         }
+
+
+def _bce(logits: Tensor, labels: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+def _open_heads(model: nn.Module) -> int:
+    return sum(int(gate.open_heads().sum()) for gate in cast("ClassTokenViT", model).gates)
 
 
 def train_classifier(
@@ -92,12 +129,17 @@ def train_classifier(
     """
     inputs = InputSpec(model.size, data.channels, data.scale, data.mean, data.std)
     fabric = setup_fabric(context.device, precision)
+    task = ClassifierTask(training, data.classes, seed=seed)
     torch.manual_seed(seed)
     network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)
     optimiser = build_optimiser(
         network,
         training,
-        rates={"backbone": training.lr, "head": training.head_lr, "gates": training.gate_lr},
+        rates={
+            "backbone": training.lr,
+            "head": training.head_lr,
+            "gates": training.gate_lr if training.sparsity is None else 0.0,
+        },
         group_of=_group_of,
         no_decay=network.no_weight_decay(),
     )
@@ -108,7 +150,7 @@ def train_classifier(
         "val": make_loader(val, batch_size=training.batch_size, shuffle=False, seed=seed, workers=context.workers),
     }
     history = fit(
-        ClassifierTask(training, data.classes, seed=seed),
+        task,
         network,
         optimiser,
         fabric=fabric,
@@ -116,8 +158,11 @@ def train_classifier(
         config=training,
         seed=seed,
         checkpoints=Checkpoints(context.checkpoints, resume=context.resume, store=context.checkpoint_store),
+        methods=task.methods,
+        before_step=_head_selection(network, training, batches=len(loaders["train"])),
     )
     network.cpu()
+    _warn_of_chance(kept_row(history, keep=training.keep, monitor="val_map"))
     if not any(bool(gate.open_heads().any()) for gate in network.gates):
         raise ModelError(
             "every head gate has closed, so no head is left that could see the image. Lower "
@@ -126,8 +171,34 @@ def train_classifier(
     return network, inputs, history
 
 
+def _head_selection(network: ClassTokenViT, config: TrainClassifierConfig, *, batches: int) -> HeadSelection | None:
+    if config.sparsity is None:
+        return None
+    steps = math.ceil(batches / config.accumulate)
+    return HeadSelection(
+        network.gates,
+        sparsity=config.sparsity,
+        warmup=round(config.warmup_epochs * steps),
+        steps=config.epochs * steps,
+    )
+
+
+def _warn_of_chance(row: Mapping[str, Any]) -> None:
+    if not has_learned(row["val_map"], row["val_chance_map"]):
+        logger.warning(
+            "the classifier has not learned: on the val split its mAP is %.3f, where chance is %.3f, so its class maps "
+            "cannot say where a class is. The training loss says nothing, because masked tokens give answers away "
+            "(train_bce %.3f, without masking %.3f). Train longer, raise train_classifier.masking_warmup_epochs, or "
+            "start from pretrained weights.",
+            row["val_map"],
+            row["val_chance_map"],
+            row["train_bce"],
+            row["train_bce_unmasked"],
+        )
+
+
 def _group_of(name: str) -> str:
     """The learning-rate group of a parameter of the class-token transformer."""
     if name.endswith("log_alpha"):
         return "gates"
-    return "head" if name.startswith(("head.", "class_tokens", "register_token")) else "backbone"
+    return "head" if name.startswith(("head.", "patch_head.", "class_tokens", "register_token")) else "backbone"

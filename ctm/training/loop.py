@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from ctm.runtime.progress import track
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainingConfig
 from ctm.training.device import STEP_STREAM, step_seed
+from ctm.training.ema import WeightAverage
 from ctm.training.optimiser import cosine_with_warmup
 
 __all__ = ["Batch", "Progress", "Task", "fit"]
@@ -63,6 +65,8 @@ def fit(
     config: TrainingConfig,
     seed: int,
     checkpoints: Checkpoints,
+    methods: Sequence[str] = (),
+    before_step: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains ``model`` in place and leaves it, in eval mode, as ``config.keep`` asks.
 
@@ -72,9 +76,12 @@ def fit(
         optimiser: of the model's parameters; its rates are the peak rates of the schedule.
         fabric: device and precision.
         loaders: ``train``, and ``val`` if there is one; a train loader's sampler has ``set_epoch``.
-        config: epochs, accumulation, warm-up, clipping, and which epoch is kept.
+        config: epochs, accumulation, warm-up, clipping, averaging of the weights, and which epoch is kept.
         seed: of everything random in the steps.
         checkpoints: where the state of an interrupted run is looked for and written after each epoch.
+        methods: what the task calls of the model besides ``forward``.
+        before_step: called with the number of the optimiser step, from 0, when its gradients are complete and not yet
+            clipped. What it keeps must be in the model: nothing else is checkpointed.
 
     Returns:
         One row an epoch: ``epoch``, ``train_<name>`` means of the task's scalars, ``val_<name>``, ``lr``.
@@ -89,12 +96,16 @@ def fit(
         total_steps=config.epochs * steps_per_epoch,
     )
     wrapped, wrapped_optimiser = fabric.setup(model, optimiser)
+    for method in methods:
+        wrapped.mark_forward_method(method)
+    average = WeightAverage(model, config.ema) if config.ema else None
     state: dict[str, Any] = {
         "model": wrapped,
         "optimiser": wrapped_optimiser,
         "schedule": schedule,
         "history": [],
         "best": -math.inf,
+        **({"average": average} if average else {}),
     }
     if checkpoints.resume and checkpoints.load(fabric, "last", state):
         logger.info("resuming after epoch %d", len(state["history"]))
@@ -102,17 +113,20 @@ def fit(
         epoch = len(state["history"])
         row: dict[str, Any] = {
             "epoch": epoch + 1,
-            **_train_epoch(task, state, fabric, loaders["train"], config, seed, steps_per_epoch),
+            **_train_epoch(task, state, fabric, loaders["train"], config, seed, steps_per_epoch, before_step),
         }
-        row |= _validate(task, wrapped, fabric, loaders.get("val"))
-        row["lr"] = schedule.get_last_lr()[0]
-        state["history"].append(row)
-        logger.info("%s", _line(row, config.epochs))
-        score = row.get(f"val_{task.monitor}")
-        if config.keep == "best" and score is not None and score > state["best"]:
-            state["best"] = score
-            checkpoints.save(fabric, "best", {"model": wrapped})
+        with average.applied() if average else nullcontext():
+            row |= _validate(task, wrapped, fabric, loaders.get("val"))
+            row["lr"] = schedule.get_last_lr()[0]
+            state["history"].append(row)
+            logger.info("%s", _line(row, config.epochs))
+            score = row.get(f"val_{task.monitor}")
+            if config.keep == "best" and score is not None and score > state["best"]:
+                state["best"] = score
+                checkpoints.save(fabric, "best", {"model": wrapped})
         checkpoints.save(fabric, "last", state)
+    if average:
+        average.apply()
     if config.keep == "best" and state["best"] > -math.inf:
         if not checkpoints.load(fabric, "best", {"model": wrapped}):
             raise ArtifactError(f"{checkpoints.folder}: the best state is gone: start anew with --resume never.")
@@ -130,6 +144,7 @@ def _train_epoch(
     config: TrainingConfig,
     seed: int,
     steps_per_epoch: int,
+    before_step: Callable[[int], None] | None,
 ) -> dict[str, float]:
     """One pass over the train split; the mean of each of the task's scalars."""
     model, optimiser, schedule = state["model"], state["optimiser"], state["schedule"]
@@ -144,14 +159,20 @@ def _train_epoch(
         group = min(config.accumulate, batches - number // config.accumulate * config.accumulate)
         stepping = (number + 1) % config.accumulate == 0 or number + 1 == batches
         with fabric.no_backward_sync(model, enabled=not stepping):
-            losses = task.losses(model, _to_device(batch, fabric), Progress(step, steps_per_epoch))
+            # On a single device Fabric leaves methods other than forward without the precision's context.
+            with fabric.autocast():
+                losses = task.losses(model, _to_device(batch, fabric), Progress(step, steps_per_epoch))
             fabric.backward(losses["loss"] / group)
         if stepping:
+            if before_step is not None:
+                before_step(step)
             if config.clip_grad_norm is not None:
                 fabric.clip_gradients(model, optimiser, max_norm=config.clip_grad_norm, error_if_nonfinite=False)
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
+            if "average" in state:
+                state["average"].update(step)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.detach()
     means = {f"train_{name}": float(value) / batches for name, value in sums.items()}
@@ -167,7 +188,7 @@ def _validate(task: Task, model: nn.Module, fabric: Fabric, loader: DataLoader[B
     if loader is None:
         return {}
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), fabric.autocast():
         batches = (_to_device(batch, fabric) for batch in track(loader, description="val", unit="batch"))
         return {f"val_{name}": value for name, value in task.validate(model, batches).items()}
 

@@ -23,7 +23,8 @@ from bench.row import Row, measured
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
-from ctm.pseudomasks.maps import attention_maps, relevance_maps
+from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.maps import class_maps
 
 TINY = Sizes(channels=2, image=16, patch=4, classes=5, depth=3, width=24, heads=4, batch=3)
 IMAGES = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -52,7 +53,7 @@ def test_masking_by_loops_makes_the_same_draws(ratio: float):
 def test_kept_matrices_give_the_same_attention_maps_gated_and_pruned(closed: int):
     model = make_model(TINY, closed=closed)
     for chosen in (model, prune_heads(model)):
-        assert close(attention_maps_of_kept_matrices(chosen, IMAGES), attention_maps(chosen, IMAGES))
+        assert close(attention_maps_of_kept_matrices(chosen, IMAGES), chosen.attention_maps(IMAGES))
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -60,7 +61,7 @@ def test_relevance_one_by_one_gives_the_batched_maps(blocks: int):
     model, candidates = make_model(TINY, closed=1), two_or_three(TINY)
     theirs = relevance_one_by_one(model, IMAGES, candidates, blocks)
     assert theirs[candidates].flatten(1).any(dim=1).all()
-    assert close(theirs, relevance_maps(model, IMAGES, candidates, blocks)[0])
+    assert close(theirs, class_maps(model, IMAGES, candidates, MapConfig(blocks=blocks)).maps)
 
 
 def test_assignment_by_pixels_paints_the_same_and_fills_with_a_nearest_value():
@@ -87,7 +88,7 @@ def test_the_check_of_the_fill_sees_a_value_that_is_not_nearest():
 
 def test_every_row_of_the_table_agrees_and_is_measured():
     lines = [measured(row, repeats=1) for row in model_rows(TINY)]
-    assert len(lines) == 10
+    assert len(lines) == 14
     assert all(" ms" in line for line in lines)
 
 
@@ -95,6 +96,12 @@ def test_a_row_whose_sides_disagree_ends_the_bench():
     row = Row("wrong", lambda: torch.ones(2), lambda: torch.zeros(2), close)
     with pytest.raises(SystemExit, match="error: wrong"):
         measured(row, repeats=1)
+
+
+@pytest.mark.parametrize(("limit", "words"), [(1e9, "at most 1e+09"), (1e-9, "MORE THAN 1e-09")])
+def test_a_row_tells_whether_its_price_is_within_the_limit(limit: float, words: str):
+    row = Row("price", lambda: torch.ones(2), lambda: torch.ones(2), None, limit=limit)
+    assert measured(row, repeats=1).endswith(words)
 
 
 def test_peak_memory_counts_what_is_held_at_once():

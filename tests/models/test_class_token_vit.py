@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from ctm.errors import ModelError
 from ctm.models.attention import record_class_rows, record_patch_affinity
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
+from ctm.models.patch_head import pool_by_rank
 
 WEIGHTS = Path(__file__).parents[3] / "shared/weights/vit_small_patch14_dinov2_fp16.safetensors"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the shared weights file is not in this checkout")
@@ -76,16 +78,32 @@ def test_an_image_alone_gives_the_same_as_in_a_batch():
     assert torch.allclose(model.attention_maps(images)[0], maps, atol=1e-5)
 
 
-def test_absent_tokens_are_masked_in_training_alone_and_only_with_labels():
-    model = tiny()
+def with_open_gates(model: ClassTokenViT) -> ClassTokenViT:
     for gate in model.gates:
         nn.init.constant_(gate.log_alpha, 50.0)  # every sample is open
+    return model
+
+
+def test_absent_tokens_are_masked_in_the_training_logits_alone():
+    model = with_open_gates(tiny())
     images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
     clear = model.eval()(images)
-    assert torch.equal(model.eval()(images, absent, masking_ratio=0.9), clear)
     assert torch.allclose(model.train()(images), clear, atol=1e-5)
-    masked = model.train()(images, absent, masking_ratio=0.9999, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(masked, model.head.bias.expand(2, -1), atol=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    logits = model.train().training_logits(images, absent, masking_ratio=0.9999, generator=generator)
+    assert torch.allclose(logits.masked, model.head.bias.expand(2, -1), atol=1e-6)
+    assert torch.allclose(logits.unmasked, clear, atol=1e-5)
+    assert logits.masked.requires_grad
+    assert not logits.unmasked.requires_grad
+    assert logits.patches is None
+
+
+def test_without_masking_or_absent_classes_the_training_logits_are_those_of_forward():
+    model, images = with_open_gates(tiny()), torch.randn(2, 3, 8, 12)
+    for present, ratio in ((torch.zeros(2, 5, dtype=torch.bool), 0.0), (torch.ones(2, 5, dtype=torch.bool), 0.9)):
+        logits = model.training_logits(images, present, masking_ratio=ratio)
+        assert torch.equal(logits.masked, logits.unmasked)
+        assert torch.allclose(logits.masked, model(images), atol=1e-5)
 
 
 def test_the_gate_generator_fixes_the_gates_and_the_other_one_the_masking():
@@ -95,8 +113,8 @@ def test_the_gate_generator_fixes_the_gates_and_the_other_one_the_masking():
     images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
 
     def logits(gate_seed: int, mask_seed: int) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed) for seed in (gate_seed, mask_seed)]
-        return model(images, absent, masking_ratio=0.5, gate_generator=generators[0], generator=generators[1])
+        gates, masks = (torch.Generator().manual_seed(seed) for seed in (gate_seed, mask_seed))
+        return model.training_logits(images, absent, masking_ratio=0.5, gate_generator=gates, generator=masks).masked
 
     assert torch.equal(logits(1, 1), logits(1, 1))
     assert not torch.equal(logits(1, 1), logits(2, 1))
@@ -131,10 +149,15 @@ def test_no_weight_decay_names_tokens_positions_and_gates():
     assert expected < names
 
 
-def test_every_parameter_gets_a_gradient_in_training():
-    model = tiny()
-    model(torch.randn(2, 3, 8, 12), torch.ones(2, 5, dtype=torch.bool), masking_ratio=0.5).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+@pytest.mark.parametrize("register_token", [True, False])
+def test_every_parameter_gets_a_gradient_in_training(register_token: bool):
+    model = tiny(patch_head=True, register_token=register_token)
+    present = torch.ones(2, 5, dtype=torch.bool)
+    for size in ((8, 12), (12, 16)):
+        model.zero_grad()
+        logits = model.training_logits(torch.randn(2, 3, *size), present, masking_ratio=0.5)
+        (logits.masked.square().sum() + logits.patches.square().sum()).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def shapes_kept_by_autograd(model: ClassTokenViT, images: torch.Tensor) -> list[tuple[int, ...]]:
@@ -188,9 +211,96 @@ def test_an_image_size_off_the_patch_grid_names_the_valid_sizes_around(size: tup
     assert all(words in str(error.value) for words in advice)
 
 
-def test_images_of_another_shape_are_refused_with_both_shapes():
-    with pytest.raises(ModelError, match=r"\(3, 8, 12\), not \(3, 12, 8\)"):
-        tiny()(torch.zeros(1, 3, 12, 8))
+@pytest.mark.parametrize(
+    ("shape", "words"), [((2, 8, 12), "of 3 channels, not 2"), ((3, 8, 14), "width 14: use 12 or 16")]
+)
+def test_images_that_the_model_cannot_read_are_refused_with_what_it_can(shape: tuple[int, int, int], words: str):
+    with pytest.raises(ModelError, match=words):
+        tiny()(torch.zeros(1, *shape))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (16, 24), (4, 4)])
+@pytest.mark.parametrize("settings", [{}, {"register_token": False}, {"patch_head": True}])
+def test_images_of_another_size_are_read_on_their_own_grid(size: tuple[int, int], settings: dict[str, bool]):
+    model, images = tiny(**settings).eval(), torch.randn(2, 3, *size)
+    grid = (size[0] // 4, size[1] // 4)
+    assert model.grid_of(images) == grid
+    sequence = model.embed(images)
+    assert sequence.shape[1] == 5 + grid[0] * grid[1] + int(settings.get("register_token", True))
+    maps, logits = model.attention_maps(images)
+    assert maps.shape == (2, 5, *grid)
+    assert torch.allclose(logits, model(images), atol=1e-5)
+    assert (model.grid, model.patches) == ((2, 3), slice(5, 11))  # those of its own size
+
+
+def at_size(model: ClassTokenViT, size: tuple[int, int], *, antialias: bool) -> ClassTokenViT:
+    """The same weights built for another size, the patches' positions resized by timm."""
+    weights = model.state_dict()
+    classes, patches, register = weights["pos_embed"].split([5, model.grid[0] * model.grid[1], 1], dim=1)
+    other = tiny(size=size)
+    patches = resample_abs_pos_embed(
+        patches, list(other.grid), list(model.grid), num_prefix_tokens=0, antialias=antialias
+    )
+    other.load_state_dict({**weights, "pos_embed": torch.cat([classes, patches, register], dim=1)})
+    return other.eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 12), (32, 48), (4, 12)])
+def test_another_size_equals_a_model_built_for_it_with_timms_positions_without_antialias(size: tuple[int, int]):
+    model, images = tiny(size=(16, 24)).eval(), torch.randn(2, 3, *size)
+    assert torch.equal(model(images), at_size(model, size, antialias=False)(images))
+    # Timm's own start from a pretrained file antialiases, which is another kernel at every size: near, not equal.
+    antialiased = at_size(model, size, antialias=True)(images)
+    assert not torch.equal(model(images), antialiased)
+    assert torch.allclose(model(images), antialiased, atol=0.05)
+
+
+def test_a_grid_of_as_many_patches_in_another_shape_gets_positions_of_its_own():
+    model = tiny(size=(8, 32)).eval()
+    assert not torch.equal(model._positions((4, 4)), model.pos_embed)
+    assert torch.equal(model._positions((2, 8)), model.pos_embed)
+
+
+def test_resized_positions_take_part_in_the_gradient():
+    model = tiny()
+    model(torch.randn(1, 3, 16, 24)).sum().backward()
+    assert (model.pos_embed.grad != 0).all()
+
+
+def test_without_the_register_the_sequence_ends_with_the_patches():
+    model = tiny(register_token=False)
+    assert model.register_token is None
+    assert model.pos_embed.shape[1] == model.embed(torch.randn(1, 3, 8, 12)).shape[1] == 5 + 6
+    assert model.no_weight_decay() == {"class_tokens", "pos_embed"} | {
+        f"blocks.{i}.attn.gate.log_alpha" for i in range(3)
+    }
+
+
+@pytest.mark.parametrize("size", [(8, 12), (16, 12)])
+def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size: tuple[int, int]):
+    model, images = with_open_gates(tiny(patch_head=True)), torch.randn(2, 3, *size)
+    tokens = model.encode(model.embed(images))
+    grid = model.grid_of(images)
+    scores = model.patch_scores(tokens, None if size == (8, 12) else grid)
+    assert scores.shape == (2, 5, *grid)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            token = model.norm(tokens[:, 5 + row * grid[1] + column])
+            assert torch.allclose(scores[:, :, row, column], model.patch_head.linear(token), atol=1e-5)
+    logits = model.training_logits(images, torch.ones(2, 5, dtype=torch.bool), masking_ratio=0.5)
+    assert torch.allclose(logits.patches, pool_by_rank(scores.flatten(2).transpose(1, 2)), atol=1e-5)
+
+
+def test_patch_scores_of_a_model_without_patch_head_say_what_to_set():
+    model = tiny()
+    with pytest.raises(ModelError, match=r"model\.patch_head: true and train"):
+        model.patch_scores(model.embed(torch.randn(1, 3, 8, 12)))
+
+
+def test_a_patch_head_changes_nothing_else():
+    plain, headed, images = tiny().eval(), tiny(patch_head=True).eval(), torch.randn(2, 3, 8, 12)
+    assert torch.equal(plain(images), headed(images))
+    assert sum(p.numel() for p in headed.parameters()) - sum(p.numel() for p in plain.parameters()) == 24 * 5 + 5
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,16 @@ def test_the_count_is_that_of_the_real_model(tiny_params: Params):
     assert describe(tiny_params)["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_a_patch_head_adds_its_one_layer_and_the_register_is_one_token_with_its_position():
+    plain = describe(load_preset("dfc2020"))
+    headed = describe(load_preset("dfc2020", ["model.patch_head=true"]))
+    without = describe(load_preset("dfc2020", ["model.register_token=false"]))
+    assert headed["parameters"] - plain["parameters"] == 768 * 8 + 8
+    assert headed["tokens"] == plain["tokens"]
+    assert plain["parameters"] - without["parameters"] == 2 * 768
+    assert plain["tokens"] - without["tokens"] == 1
+
+
 def test_nothing_is_drawn_at_random_and_no_weights_are_looked_for():
     state = torch.get_rng_state()
     describe(load_preset("demo", ["model.pretrained=nowhere.safetensors"]))

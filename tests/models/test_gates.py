@@ -77,6 +77,15 @@ def test_gates_are_open_in_training_as_often_as_their_logit_says():
     assert gate(seeded()).mean().item() == pytest.approx(1 / (1 + math.exp(-0.8)), abs=0.01)
 
 
+def test_a_gate_that_is_not_sampled_is_a_switch_whose_gradient_arrives_as_it_is():
+    gate = make_gate([-2.0, 0.0, 0.4, 30.0])
+    gate.sampled = False
+    value = gate(seeded())
+    (value * torch.tensor([1.0, -2.0, 3.0, 4.0])).sum().backward()
+    assert value.tolist() == [0, 0, 1, 1]
+    assert gate.log_alpha.grad.tolist() == [1, -2, 3, 4]
+
+
 def test_extreme_draws_give_finite_values_and_gradients():
     gate = make_gate([30.0, -30.0], hard=False)
     value = gate(seeded())

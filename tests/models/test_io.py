@@ -21,10 +21,9 @@ INPUTS = InputSpec(image_size=(8, 12), channels=2, scale=1 / 255, mean=(0.5, 0.4
 IMAGES = torch.randn(2, 2, 8, 12)
 
 
-def make_model() -> ClassTokenViT:
-    config = ModelConfig(
-        backbone="vit_tiny_patch16_224", image_size=(8, 12), patch_size=4, depth=3, embed_dim=24, num_heads=3
-    )
+def make_model(**settings: bool) -> ClassTokenViT:
+    sizes = {"image_size": (8, 12), "patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 3}
+    config = ModelConfig(backbone="vit_tiny_patch16_224", **sizes, **settings)
     gates = GatesConfig(initial=1.5, hard=False)
     model = ClassTokenViT(config, gates, num_classes=3, in_channels=2).eval()
     for block, heads in enumerate([[0], [0, 1, 2], []]):
@@ -49,6 +48,28 @@ def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(tmp_pa
     assert not loaded.training
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
     assert (classes, inputs) == (CLASSES, INPUTS)
+
+
+@pytest.mark.parametrize("settings", [{"patch_head": True}, {"register_token": False}])
+def test_a_model_with_a_patch_head_or_without_register_comes_back(tmp_path: Path, settings: dict[str, bool]):
+    model = prune_heads(make_model(**settings))
+    loaded, _, _ = load_classifier(save(tmp_path, model))
+    assert torch.equal(loaded(IMAGES), model(IMAGES))
+    assert (loaded.patch_head is not None, loaded.register_token is None) == (
+        "patch_head" in settings,
+        "register_token" in settings,
+    )
+
+
+def test_a_model_written_before_there_were_these_parameters_loads_as_it_was(tmp_path: Path):
+    model = make_model()
+    written = json.loads((save(tmp_path, model) / "model.json").read_text())["model"]
+    del written["patch_head"], written["register_token"]
+    edit(tmp_path, model=written)
+    loaded, _, _ = load_classifier(tmp_path)
+    assert torch.equal(loaded(IMAGES), model(IMAGES))
+    assert loaded.patch_head is None
+    assert loaded.register_token is not None
 
 
 def test_a_loaded_gated_model_can_be_pruned_and_a_pruned_one_saved_again(tmp_path: Path):

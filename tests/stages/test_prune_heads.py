@@ -42,6 +42,18 @@ def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, 
     assert (len(classes.names), inputs.image_size) == (8, (32, 32))
 
 
+def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(
+    pipeline: Any, tiny_params: Params, tmp_path: Path
+):
+    settings = {"sparsity": 0.5, "pruning_weight": 0.0, "ema": 0.9}
+    training = tiny_params.train_classifier.model_copy(update=settings)
+    params = tiny_params.model_copy(update={"train_classifier": training})
+    trained = pipeline.run("train_classifier", tmp_path, params=params)
+    metrics = pipeline.run("prune_heads", tmp_path, classifier=tmp_path / "artifacts/classifier")
+    assert (trained["val_open_heads"], metrics["heads_kept"], metrics["sparsity"]) == (3, 3, 0.5)
+    assert min(metrics["kept_per_block"].values()) >= 1
+
+
 def test_times_stand_in_the_manifest_and_not_in_the_metrics(pipeline: Any):
     assert set(pipeline.manifest("prune_heads")["timings"]) == {"forward_gated", "forward_pruned"}
     assert not re.search("second|time|forward", str(pipeline.metrics("prune_heads")))

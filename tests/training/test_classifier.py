@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
+from ctm.evaluation.labels import has_learned
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig
+from ctm.models.pruning import compare_models, prune_heads
 from ctm.params import Params
 from ctm.runtime.context import Context
-from ctm.training.checkpoints import Checkpoints
 from ctm.training.classifier import ClassifierTask, train_classifier
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.device import setup_fabric
-from ctm.training.loop import Batch, Progress, fit
-from ctm.training.optimiser import build_optimiser
+from ctm.training.head_selection import HeadSelection
+from ctm.training.loop import Batch, Progress
 
 STILL = 1e-12
 """A rate that moves nothing."""
@@ -70,23 +75,40 @@ def test_the_history_tells_loss_parts_scores_and_open_heads(
     tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
 ):
     _, history = train(tiny_params, tiny_shards, tmp_path)
-    names = ["train_loss", "train_bce", "train_gates", "val_loss", "val_map", "val_accuracy", "val_chance_map"]
-    assert [list(row) for row in history] == [["epoch", *names, "val_open_heads", "lr"]] * 2
+    train_names = ["train_loss", "train_bce", "train_bce_unmasked", "train_gates"]
+    val_names = ["val_loss", "val_map", "val_accuracy", "val_chance_map", "val_open_heads"]
+    assert [list(row) for row in history] == [["epoch", *train_names, *val_names, "lr"]] * 2
     assert history[-1]["val_open_heads"] == 6
     assert 0 < history[-1]["train_gates"] <= 6
+
+
+def with_patch_head(params: Params) -> Params:
+    return params.model_copy(update={"model": params.model.model_copy(update={"patch_head": True})})
+
+
+def test_a_patch_head_is_trained_beside_the_class_tokens_and_scored(
+    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
+):
+    params = with_patch_head(tiny_params)
+    found = losses(params, tiny_shards, pruning_weight=0.0)
+    assert found["loss"] == pytest.approx(found["bce"] + found["patch_bce"])
+    _, history = train(params, tiny_shards, tmp_path)
+    assert list(history[0])[1:5] == ["train_loss", "train_bce", "train_bce_unmasked", "train_patch_bce"]
+    assert 0 < history[-1]["val_patch_map"] <= 1
 
 
 @pytest.mark.parametrize("group", ["lr", "head_lr", "gate_lr"])
 def test_each_of_the_three_rates_moves_its_own_parameters(
     tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, group: str
 ):
+    tiny_params = with_patch_head(tiny_params)
     rates = {"lr": STILL, "head_lr": STILL, "gate_lr": STILL, group: 1e-3}
     trained, _ = train(tiny_params, tiny_shards, tmp_path, weight_decay=0.0, pruning_weight=1.0, **rates)
     before = build(tiny_params, tiny_shards).state_dict()
     moved = {name for name, value in trained.state_dict().items() if (value - before[name]).abs().max() > 1e-7}
     names = {name for name, _ in trained.named_parameters()}
     gates = {name for name in names if name.endswith("log_alpha")}
-    head = {"head.weight", "head.bias", "class_tokens", "register_token"}
+    head = {name for name in names if name.startswith(("head.", "patch_head."))} | {"class_tokens", "register_token"}
     expected = {"lr": names - gates - head, "head_lr": head, "gate_lr": gates}[group]
     assert moved == expected
 
@@ -105,55 +127,89 @@ def test_decay_alone_leaves_gates_tokens_norms_and_biases(
     assert not shrunk & {"class_tokens", "register_token", "pos_embed"}
 
 
-class Interrupted(ClassifierTask):
-    """Stands in for a machine that goes down in the second epoch."""
+@contextmanager
+def power_cut(*, step: int) -> Iterator[None]:
+    """Ends the training, as if the machine went down, after so many steps of its optimiser."""
+    steps = itertools.count(1)
 
-    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        if progress.step == progress.steps_per_epoch + 1:
+    def cut(*_: Any) -> None:
+        if next(steps) == step:
             raise KeyboardInterrupt
-        return super().losses(model, batch, progress)
+
+    hook = register_optimizer_step_post_hook(cut)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        hook.remove()
 
 
-def test_a_run_interrupted_in_its_second_epoch_ends_with_the_same_weights(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"masking_warmup_epochs": 2.5, "accumulate": 2},
+        {"sparsity": 0.5, "pruning_weight": 0.0},
+        {"sparsity": 0.5, "pruning_weight": 0.0, "ema": 0.9},
+        {"ema": 0.9, "keep": "best"},
+    ],
+    ids=lambda settings: "+".join(settings) or "plain",
+)
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_run_interrupted_in_a_later_epoch_ends_with_the_same_weights(
+    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, settings: dict[str, Any], step: int
 ):
     model = tiny_params.model.model_copy(update={"drop_path": 0.3})
     params = tiny_params.model_copy(update={"model": model})
-    undisturbed, rows = train(params, tiny_shards, tmp_path / "a", epochs=3)
-    config = params.train_classifier.model_copy(update={"epochs": 3})
-    network = build(params, tiny_shards)
-    inputs = InputSpec((32, 32), 15, tiny_shards.scale, tiny_shards.mean, tiny_shards.std)
-    rates = {"backbone": config.lr, "head": config.head_lr, "gates": config.gate_lr}
-    loaders = {
-        split: make_loader(
-            ShardDataset(tiny_shards.split(split), inputs, augment=config.augment if split == "train" else None),
-            batch_size=config.batch_size,
-            shuffle=split == "train",
-            seed=0,
-        )
-        for split in ("train", "val")
-    }
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            Interrupted(config, tiny_shards.classes, seed=0),
-            network,
-            build_optimiser(network, config, rates=rates, group_of=_group, no_decay=network.no_weight_decay()),
-            fabric=setup_fabric("cpu", "fp32"),
-            loaders=loaders,
-            config=config,
-            seed=0,
-            checkpoints=Checkpoints(tmp_path / "b", resume=True),
-        )
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["last.ckpt"]
-    resumed, again = train(params, tiny_shards, tmp_path / "b", epochs=3)
+    settings = {"epochs": 4, "gate_lr": 0.3, **settings}
+    undisturbed, rows = train(params, tiny_shards, tmp_path / "a", **settings)
+    with power_cut(step=step):
+        train(params, tiny_shards, tmp_path / "b", **settings)
+    assert (tmp_path / "b" / "last.ckpt").is_file()
+    resumed, again = train(params, tiny_shards, tmp_path / "b", **settings)
     assert again == rows
     assert same(resumed, undisturbed)
 
 
-def _group(name: str) -> str:
-    if name.endswith("log_alpha"):
-        return "gates"
-    return "head" if name.startswith(("head.", "class_tokens", "register_token")) else "backbone"
+@pytest.mark.parametrize(("sparsity", "heads"), [(0.0, 6), (0.5, 3), (2 / 3, 2)])
+def test_the_sparsity_asked_for_is_reached_and_the_heads_can_be_removed(
+    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, sparsity: float, heads: int
+):
+    model, history = train(tiny_params, tiny_shards, tmp_path, epochs=5, sparsity=sparsity, pruning_weight=0.0)
+    closed = sum(int((gate.log_alpha < 0).sum()) for gate in model.gates)
+    assert (closed, history[-1]["val_open_heads"], history[-1]["train_gates"]) == (6 - heads, heads, heads)
+    assert history[0]["train_gates"] == 6  # nothing closes in the warm-up
+    pruned = prune_heads(model)
+    assert sum(map(len, pruned.kept_heads)) == heads
+    assert all(pruned.kept_heads), "each block keeps its best head"
+    assert compare_models(model, pruned, batch(tiny_shards)["image"]) < 1e-5
+
+
+def test_a_sparsity_has_its_own_way_of_closing_heads():
+    with pytest.raises(ValueError, match=r"pruning_weight \(0\.01\) has no say: set it to 0, or sparsity to null"):
+        TrainClassifierConfig(epochs=2, sparsity=0.5)
+    with pytest.raises(ValueError, match="set keep to last"):
+        TrainClassifierConfig(epochs=2, sparsity=0.5, pruning_weight=0, keep="best")
+
+
+def test_with_a_sparsity_gates_are_not_drawn_and_closed_heads_learn_nothing(
+    tiny_params: Params, tiny_shards: ShardFolder
+):
+    model = build(tiny_params, tiny_shards).train()
+    HeadSelection(model.gates, sparsity=0.5, warmup=0, steps=1)
+    model.gates[0].log_alpha.data[1] = -1.0
+    config = tiny_params.train_classifier.model_copy(update={"sparsity": 0.5, "pruning_weight": 0.0})
+    task = ClassifierTask(config, tiny_shards.classes, seed=0)
+    found = []
+    for step in (1, 2):
+        torch.manual_seed(0)
+        found.append(task.losses(model, batch(tiny_shards), Progress(step, 10)))
+    assert found[0]["loss"].item() == found[1]["loss"].item() == found[0]["bce"].item()
+    assert found[0]["gates"].item() == 5
+    found[0]["loss"].backward()
+    values = model.attentions[0].qkv.weight.grad[48:].view(3, 8, -1)  # type: ignore[index, union-attr]
+    assert [bool(head.any()) for head in values] == [True, False, True]
+    assert all(gate.log_alpha.grad.ne(0).all() for gate in model.gates)  # of the closed head as well
 
 
 def test_a_run_that_closes_every_head_is_refused(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path):
@@ -180,6 +236,29 @@ def losses(
     torch.manual_seed(0)
     found = ClassifierTask(config, shards.classes, seed=seed).losses(model, batch(shards), Progress(step, 10))
     return {name: float(value.detach()) for name, value in found.items()}
+
+
+def test_masking_rises_over_its_warmup(tiny_params: Params, tiny_shards: ShardFolder):
+    def unmasked_alike(step: int, **settings: float) -> bool:
+        found = losses(tiny_params, tiny_shards, step=step, masking_ratio=0.9, **settings)
+        return found["bce"] == found["bce_unmasked"]
+
+    assert unmasked_alike(0, masking_warmup_epochs=2.0)
+    assert not unmasked_alike(5, masking_warmup_epochs=2.0)
+    assert not unmasked_alike(0)
+    full = losses(tiny_params, tiny_shards, step=20, masking_ratio=0.9)
+    assert losses(tiny_params, tiny_shards, step=20, masking_ratio=0.9, masking_warmup_epochs=2.0) == full
+    assert losses(tiny_params, tiny_shards, step=20, masking_ratio=0.45) == losses(
+        tiny_params, tiny_shards, step=20, masking_ratio=0.9, masking_warmup_epochs=4.0
+    )
+
+
+def test_the_loss_without_masking_is_shown_and_not_learned_from(tiny_params: Params, tiny_shards: ShardFolder):
+    config = tiny_params.train_classifier.model_copy(update={"pruning_weight": 0.0})
+    model = build(tiny_params, tiny_shards).train()
+    found = ClassifierTask(config, tiny_shards.classes, seed=0).losses(model, batch(tiny_shards), Progress(30, 10))
+    assert not found["bce_unmasked"].requires_grad
+    assert found["loss"].item() == found["bce"].item()
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (5, 0.25), (10, 0.5), (20, 1.0), (30, 1.0)])
@@ -221,6 +300,22 @@ def test_masking_hides_absent_classes_in_training_and_never_in_validation(
     assert validated(0.0) == validated(0.9)
 
 
+def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(
+    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    warned, learned = [], []
+    for seed in (0, 1, 2):  # of 8 images a random ranking may be a lucky one
+        caplog.clear()
+        still = {"lr": STILL, "head_lr": STILL, "epochs": 1, "warmup_epochs": 0.0}
+        _, (row,) = train(tiny_params, tiny_shards, tmp_path / f"{seed}", seed=seed, **still)
+        warned += [[record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]]
+        learned += [has_learned(row["val_map"], row["val_chance_map"])]
+    assert [not messages for messages in warned] == learned
+    message = next(messages[0] for messages in warned if messages)
+    assert re.match(r"the classifier has not learned: on the val split its mAP is 0\.\d+, where chance is 0\.", message)
+    assert "masking_warmup_epochs" in message
+
+
 def test_truth_is_never_opened(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, rewrite: Any):
     with_truth, _ = train(tiny_params, tiny_shards, tmp_path / "a")
     without, _ = train(tiny_params, rewrite(tiny_shards, {"mask.png": None}), tmp_path / "b")
@@ -228,15 +323,28 @@ def test_truth_is_never_opened(tiny_params: Params, tiny_shards: ShardFolder, tm
 
 
 def test_training_in_bf16_keeps_weights_in_fp32(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path):
-    model, _, history = train_classifier(
-        tiny_shards,
-        model=tiny_params.model,
-        gates=tiny_params.gates,
-        training=tiny_params.train_classifier,
-        seed=0,
-        precision="bf16",
-        context=Context(device="cpu", workers=0, checkpoints=tmp_path, resume=False),
-    )
+    seen = set()
+
+    def see(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(module, nn.Linear):
+            seen.add((output.dtype, torch.is_grad_enabled()))
+
+    hook = nn.modules.module.register_module_forward_hook(see)
+    try:
+        model, _, history = train_classifier(
+            tiny_shards,
+            model=tiny_params.model,
+            gates=tiny_params.gates,
+            training=tiny_params.train_classifier,
+            seed=0,
+            precision="bf16",
+            context=Context(device="cpu", workers=0, checkpoints=tmp_path, resume=False),
+        )
+    finally:
+        hook.remove()
+    assert seen == {(torch.bfloat16, True), (torch.bfloat16, False)}, "training and validation run in bf16"
+    start = build(tiny_params, tiny_shards).state_dict()
+    assert not any(torch.equal(value, start[name]) for name, value in model.state_dict().items()), "all have learned"
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert history[-1]["train_loss"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ def train(
     plain: bool = False,
     val: bool = True,
     seed: int = 0,
+    before_step: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     model = network(plain=plain)
@@ -105,6 +106,7 @@ def train(
         config=config,
         seed=seed,
         checkpoints=Checkpoints(folder, resume=resume),
+        before_step=before_step,
     )
     return model, history
 
@@ -144,15 +146,16 @@ def test_clipping_bounds_the_step_and_can_be_left_out(tmp_path: Path):
     assert moved[0] < moved[1] / 10
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep: str, epoch: int):
-    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2)
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep: str, epoch: int, ema: float):
+    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2, ema=ema)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", Regression(fail=epoch), keep=keep, accumulate=2)
+        train(tmp_path / "b", Regression(fail=epoch), keep=keep, accumulate=2, ema=ema)
     torch.manual_seed(12345)
     torch.rand(7)
-    resumed, again = train(tmp_path / "b", keep=keep, accumulate=2)
+    resumed, again = train(tmp_path / "b", keep=keep, accumulate=2, ema=ema)
     assert same(resumed, undisturbed)
     assert again == rows
     for name, history in (("one", rows), ("two", again)):
@@ -169,10 +172,12 @@ def test_a_resumed_run_trains_only_the_epochs_that_are_missing(tmp_path: Path):
     assert {progress.step // progress.steps_per_epoch for progress in task.progress} == {2, 3}
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path):
-    model, rows = train(tmp_path, keep="best")
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, keep: str, ema: float):
+    model, rows = train(tmp_path, keep=keep, ema=ema)
     task = Regression()
-    again, same_rows = train(tmp_path, task, keep="best")
+    again, same_rows = train(tmp_path, task, keep=keep, ema=ema)
     assert task.progress == []
     assert same_rows == rows
     assert same(again, model)
@@ -198,6 +203,42 @@ def test_the_last_epoch_is_kept_whatever_its_score(tmp_path: Path):
     task = Regression(values=(0.9, 0.1, 0.1, 0.0))
     model, _ = train(tmp_path, task, keep="last")
     assert same(model, task.seen[3])
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("last", 3), ("best", 1)])
+def test_the_average_of_the_weights_is_validated_and_kept_and_changes_no_training(tmp_path: Path, keep: str, kept: int):
+    values = (0.1, 0.9, 0.3, 0.8)
+    task, plain = Regression(values=values), Regression(values=values)
+    model, rows = train(tmp_path / "a", task, keep=keep, ema=0.9)
+    _, expected = train(tmp_path / "b", plain, keep=keep)
+    assert same(model, task.seen[kept])
+    assert not same(task.seen[kept], plain.seen[kept])
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in expected]
+
+
+def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path: Path):
+    steps: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Regression(fail=3), accumulate=2, before_step=steps.append)
+    train(tmp_path, accumulate=2, before_step=steps.append)
+    assert steps == list(range(4 * 3))  # five batches an epoch
+
+
+def test_what_is_done_to_the_gradients_before_a_step_is_stepped_with(tmp_path: Path):
+    def without_bias(step: int) -> None:
+        layer.bias.grad = None
+
+    class Watched(Regression):
+        def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+            nonlocal layer
+            layer = model.module[0]  # type: ignore[index, union-attr, assignment]
+            return super().losses(model, batch, progress)
+
+    layer = nn.Linear(1, 1)
+    model, _ = train(tmp_path, Watched(), plain=True, before_step=without_bias)
+    start = network(plain=True)
+    assert torch.equal(model[0].bias, start[0].bias)  # type: ignore[index]
+    assert not torch.equal(model[0].weight, start[0].weight)  # type: ignore[index]
 
 
 def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path):
