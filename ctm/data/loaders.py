@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ctm.data.classes import IGNORE
 from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
-from ctm.data.shards import Split
-from ctm.data.transforms import Geometry, draw_geometry, image_to_input, mask_to_target
+from ctm.data.shards import CONFIDENCE, Split
+from ctm.data.transforms import Colour, Geometry, draw_colour, draw_geometry, image_to_input, mask_to_target
 from ctm.errors import ArtifactError
 
 __all__ = ["EpochSampler", "ShardDataset", "make_loader"]
@@ -33,6 +35,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         *,
         masks: Split | None = None,
         mask_member: str = "png",
+        min_confidence: float = 0.0,
+        samples: Sequence[int] | None = None,
         augment: AugmentConfig | None = None,
         seed: int = 0,
     ) -> None:
@@ -43,49 +47,69 @@ class ShardDataset(Dataset[dict[str, Any]]):
             inputs: what the model takes.
             masks: split with a mask for every image, such as pseudo-masks.
             mask_member: name of the masks' member.
+            min_confidence: pixels of the masks whose confidence is less (0..1) become 255; 0 reads none.
+            samples: which images of the split are used, by their position in it; None for all.
             augment: random changes; None for none.
             seed: random numbers depend on nothing but seed, epoch and index.
 
         Raises:
-            ArtifactError: an image has no mask.
+            ArtifactError: an image has no mask, or the masks have no confidence where one is asked for.
         """
         self.images = images
         self.inputs = inputs
-        self._masks, self._mask_member = masks, mask_member
+        self._masks, self._mask_member, self._min_confidence = masks, mask_member, min_confidence
         self._positions = [] if masks is None else [masks.index_of(key) for key in images.keys]
+        self._samples = range(len(images)) if samples is None else samples
+        if masks is not None and min_confidence > 0 and CONFIDENCE not in masks.members:
+            raise ArtifactError(
+                f"the masks of split {masks.name!r} say nothing of their confidence, which min_confidence "
+                f"{min_confidence:g} needs: set extract_pseudomasks.confidence: true (with assignment: argmax) and "
+                "extract them again, or set train_segmenter.min_confidence: 0."
+            )
         self._augment, self._seed = augment, seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._samples)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        index, epoch = item if isinstance(item, tuple) else (item, 0)
+        number, epoch = item if isinstance(item, tuple) else (item, 0)
+        index = self._samples[number]
         image = self.images.image(index)
         if image.shape[0] != self.inputs.channels:
             raise ArtifactError(
                 f"image {self.images.keys[index]!r} has {image.shape[0]} channels, the model takes "
                 f"{self.inputs.channels}: they come from different data"
             )
-        geometry = self._geometry(index, epoch=epoch)
+        geometry, colour = self._changes(index, epoch=epoch)
         sample = {
             "index": index,
-            "image": image_to_input(image, self.inputs, geometry),
+            "image": image_to_input(image, self.inputs, geometry, colour),
             "labels": torch.from_numpy(self.images.labels[index]),
             "size": torch.from_numpy(self.images.sizes[index]),
         }
         if self._masks is not None:
-            mask = self._masks.mask(self._positions[index], self._mask_member)
-            self._check_size(index, mask.shape)
+            mask = self._mask(self._masks, index)
             sample["mask"] = mask_to_target(mask, self.inputs.image_size, geometry)
         return sample
 
-    def _geometry(self, index: int, *, epoch: int) -> Geometry | None:
+    def _mask(self, masks: Split, index: int) -> NDArray[np.uint8]:
+        """The mask of an image as it is stored, but for the pixels of too little confidence."""
+        mask = masks.mask(self._positions[index], self._mask_member)
+        self._check_size(index, mask.shape)
+        if self._min_confidence > 0:
+            confidence = masks.mask(self._positions[index], CONFIDENCE)
+            self._check_size(index, confidence.shape)
+            mask = np.where(confidence < 255 * self._min_confidence, np.uint8(IGNORE), mask)
+        return mask
+
+    def _changes(self, index: int, *, epoch: int) -> tuple[Geometry | None, Colour | None]:
         if self._augment is None:
-            return None
+            return None, None
         height, width = self.images.sizes[index].tolist()
         # The 1 keeps the stream of sample 0 apart from the sampler's: numpy pads short seeds with zeros.
         rng = np.random.default_rng([self._seed, epoch, index, 1])
-        return draw_geometry(self._augment, (height, width), self.inputs.image_size, rng=rng)
+        geometry = draw_geometry(self._augment, (height, width), self.inputs.image_size, rng=rng)
+        return geometry, draw_colour(self._augment, rng=rng)
 
     def _check_size(self, index: int, mask_size: tuple[int, ...]) -> None:
         size = tuple(self.images.sizes[index].tolist())

@@ -29,10 +29,12 @@ from ctm.data.shard_index import INDEX, SAFE_KEY, ShardFile, ShardIndex, SplitIn
 from ctm.errors import ArtifactError, DataError
 from ctm.runtime.digest import digest_artifact
 
-__all__ = ["TRUTH", "ShardFolder", "Split"]
+__all__ = ["CONFIDENCE", "TRUTH", "ShardFolder", "Split"]
 
 TRUTH = "mask.png"
 """Member that holds the ground-truth mask of an image; for evaluation alone."""
+CONFIDENCE = "confidence"
+"""Member that holds how sure the pixels of a pseudo-mask are: grey, 255 times the winner's share."""
 IMAGE_MEMBERS = ("jpg", "png", "npy")
 
 
@@ -146,7 +148,7 @@ class Split:
             raise self._damaged(index, extension) from error
 
     def mask(self, index: int, member: str) -> NDArray[np.uint8]:
-        """A mask of a sample, (H, W): member ``mask.png`` is an image's truth, ``png`` a pseudo-mask.
+        """A mask of a sample, (H, W): an image's truth (``mask.png``), a pseudo-mask (``png``), or its ``confidence``.
 
         Raises:
             ArtifactError: the sample has no such member, or its bytes are damaged.

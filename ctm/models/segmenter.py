@@ -1,13 +1,14 @@
-"""The segmenter: an architecture of segmentation-models-pytorch by name, built, written and read."""
+"""The segmenter: an architecture of segmentation-models-pytorch or ``vit`` by name, built, written and read."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import segmentation_models_pytorch as smp
 import torch
@@ -16,11 +17,24 @@ from torch import nn
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.errors import ModelError
+from ctm.errors import ArtifactError, ModelError
 from ctm.models.folder import read_model, write_model
+from ctm.models.vit_segmenter import ARCH as VIT
+from ctm.models.vit_segmenter import build_vit_segmenter
 from ctm.models.weights import DOWNLOAD_HINT, check_weights
 
-__all__ = ["SegmenterSpec", "build_segmenter", "load_segmenter", "save_segmenter"]
+__all__ = [
+    "SegmenterSpec",
+    "Supervision",
+    "build_segmenter",
+    "freeze_encoder",
+    "load_segmenter",
+    "read_supervision",
+    "save_segmenter",
+]
+
+Supervision = Literal["pseudomasks", "truth"]
+"""What a segmenter has learned from; one of the truth is an upper bound, for comparison only."""
 
 OWN_ARGUMENTS = ("encoder_name", "encoder_weights", "in_channels", "classes")
 """Arguments of an architecture that are given by other parameters than ``options``."""
@@ -28,7 +42,10 @@ OWN_ARGUMENTS = ("encoder_name", "encoder_weights", "in_channels", "classes")
 
 @dataclass(frozen=True)
 class SegmenterSpec:
-    """Architecture, encoder and further arguments, by the names of segmentation-models-pytorch."""
+    """Architecture, encoder and further arguments, by the names of segmentation-models-pytorch.
+
+    With the architecture ``vit`` the encoder is timm's by its own name; see ``build_vit_segmenter`` for the arguments.
+    """
 
     arch: str
     encoder: str
@@ -44,16 +61,87 @@ def build_segmenter(
         spec: names and options.
         inputs: number of channels and image size; the size is tried out once.
         num_classes: K, the number of mask values.
-        pretrained: False; True for the encoder's published weights; or a safetensors file for a ``tu-`` encoder.
+        pretrained: False; True for the encoder's published weights; or a safetensors file for one of timm's encoders.
 
     Raises:
         ModelError: an unknown name, an option the architecture does not take, missing weights, or an image size that
             the architecture cannot work at.
     """
-    if spec.arch not in _architectures():
-        close = difflib.get_close_matches(spec.arch, _architectures(), n=1)
+    if spec.arch == VIT:
+        model: nn.Module = build_vit_segmenter(
+            spec.encoder, spec.options, inputs, num_classes=num_classes, pretrained=pretrained
+        )
+    else:
+        model = _build_with_smp(spec, inputs, num_classes=num_classes, pretrained=pretrained)
+    _try_size(model, spec, inputs)
+    return model
+
+
+def freeze_encoder(model: nn.Module) -> None:
+    """Leaves the head of a segmenter as all that is trained: its encoder runs as in evaluation, without gradient.
+
+    Nothing random happens in the encoder any more, the statistics of its batch normalisation stay, and as neither its
+    weights nor the images need a gradient, none of its activations is kept for one.
+    """
+    cast("nn.Module", model.encoder).requires_grad_(False)
+    model.register_forward_pre_hook(_hold_encoder)
+
+
+def _hold_encoder(model: nn.Module, _images: Any) -> None:
+    """Undoes what ``train()`` of the whole model has done to a frozen encoder."""
+    cast("nn.Module", model.encoder).eval()
+
+
+def save_segmenter(
+    folder: Path,
+    model: nn.Module,
+    spec: SegmenterSpec,
+    *,
+    classes: ClassTable,
+    inputs: InputSpec,
+    supervision: Supervision = "pseudomasks",
+) -> None:
+    """Writes a segmenter, with what it has learned from; see ``write_model``."""
+    about = {"spec": asdict(spec), "supervision": supervision}
+    write_model(folder, model, classes=classes, inputs=inputs, about=about)
+
+
+def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
+    """Rebuilds what ``save_segmenter`` wrote; see ``read_model``.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, of another format, or the two do not belong together.
+    """
+
+    def build(about: Mapping[str, Any], classes: ClassTable, inputs: InputSpec) -> nn.Module:
+        return build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
+
+    return read_model(folder, build)
+
+
+def read_supervision(folder: Path) -> Supervision:
+    """What the segmenter in ``folder`` has learned from; those of an older ctm knew pseudo-masks alone.
+
+    Raises:
+        ArtifactError: there is no description of a segmenter, or it names something else.
+    """
+    try:
+        found = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("supervision", "pseudomasks")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{folder} holds no readable model ({error}). Run the stage that writes it again."
+        ) from error
+    if found not in get_args(Supervision):
+        raise ArtifactError(f"{folder} says that its segmenter has learned from {found!r}: run its stage again.")
+    return cast("Supervision", found)
+
+
+def _build_with_smp(spec: SegmenterSpec, inputs: InputSpec, *, num_classes: int, pretrained: bool | str) -> nn.Module:
+    architectures = [*sorted(smp.MODEL_ARCHITECTURES_MAPPING), VIT]
+    if spec.arch not in architectures:
+        close = difflib.get_close_matches(spec.arch, architectures, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(_architectures())}.")
+        raise ModelError(f"train_segmenter.arch: no {spec.arch!r}.{hint} Valid: {', '.join(architectures)}.")
     _check_options(spec)
     hint = f" {DOWNLOAD_HINT}" if pretrained is True else ""
     published = True if spec.encoder.startswith("tu-") else "imagenet"  # timm's encoders have no choice of weights
@@ -74,32 +162,7 @@ def build_segmenter(
     if isinstance(pretrained, str):
         encoder: Any = model.encoder  # timm's model is inside the library's wrapper
         check_weights(pretrained, encoder.model, parameter="train_segmenter.pretrained")
-    _try_size(model, spec, inputs)
     return model
-
-
-def save_segmenter(
-    folder: Path, model: nn.Module, spec: SegmenterSpec, *, classes: ClassTable, inputs: InputSpec
-) -> None:
-    """Writes a segmenter; see ``write_model``."""
-    write_model(folder, model, classes=classes, inputs=inputs, about={"spec": asdict(spec)})
-
-
-def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
-    """Rebuilds what ``save_segmenter`` wrote; see ``read_model``.
-
-    Raises:
-        ArtifactError: a file is missing, damaged, of another format, or the two do not belong together.
-    """
-
-    def build(about: Mapping[str, Any], classes: ClassTable, inputs: InputSpec) -> nn.Module:
-        return build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
-
-    return read_model(folder, build)
-
-
-def _architectures() -> list[str]:
-    return sorted(smp.MODEL_ARCHITECTURES_MAPPING)
 
 
 def _check_options(spec: SegmenterSpec) -> None:
@@ -134,7 +197,7 @@ def _try_size(model: nn.Module, spec: SegmenterSpec, inputs: InputSpec) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, inputs.channels, *inputs.image_size))
     except (AssertionError, RuntimeError) as error:
-        stride = 2 * getattr(model.encoder, "output_stride", 16)
+        stride = getattr(model, "patch_size", None) or 2 * getattr(model.encoder, "output_stride", 16)
         valid = " x ".join(f"{_next(side, stride)}" for side in inputs.image_size)
         raise ModelError(
             f"train_segmenter: {spec.arch} with {spec.encoder} cannot take images of "

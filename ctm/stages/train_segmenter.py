@@ -24,7 +24,10 @@ class TrainSegmenterStageConfig(Config):
 def run(
     config: TrainSegmenterStageConfig, context: Context, *, shards: Path, pseudomasks: Path, segmenter: Path
 ) -> Metrics:
-    """Trains, writes the model and ``history.csv``; returns the kept epoch's row of the history."""
+    """Trains, writes the model and ``history.csv``; returns the kept epoch's row of the history.
+
+    A segmenter that has learned the truth is marked as such in ``model.json`` and in the metrics.
+    """
     from ctm.data.shards import ShardFolder
     from ctm.models.segmenter import save_segmenter
     from ctm.training.history import kept_row, write_history
@@ -41,9 +44,11 @@ def run(
         precision=config.precision,
         context=context,
     )
-    save_segmenter(segmenter, model, spec, classes=data.classes, inputs=inputs)
+    save_segmenter(segmenter, model, spec, classes=data.classes, inputs=inputs, supervision=settings.supervision)
     write_history(segmenter / "history.csv", history)
-    return kept_row(history, keep=settings.keep, monitor="val_pseudo_miou")
+    last = [row for row in history if row.get("round") == history[-1].get("round")]
+    row = kept_row(last, keep=settings.keep, monitor="val_pseudo_miou")
+    return row if settings.supervision == "pseudomasks" else {**row, "supervision": settings.supervision}
 
 
 STAGE = Stage(

@@ -29,14 +29,16 @@ class Checkpoints:
         folder: belongs to this very run (its name is the run's fingerprint), so whatever lies there fits.
         resume: read what an interrupted run left; otherwise remove it and start anew.
         store: keeps every state beside the folder, where the folder goes with its machine.
+        suffix: of the states' names, where several trainings share a folder.
 
     Raises:
         ArtifactError: a state in the store is damaged.
         StorageError: the folder or the store cannot be written: before the training, not after its first epoch.
     """
 
-    def __init__(self, folder: Path, *, resume: bool, store: CheckpointStore | None = None) -> None:
+    def __init__(self, folder: Path, *, resume: bool, store: CheckpointStore | None = None, suffix: str = "") -> None:
         self.folder = folder
+        self._suffix = suffix
         self.resume = resume
         self._store = store
         _prove(folder)
@@ -93,7 +95,7 @@ class Checkpoints:
                 store.put(file)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.ckpt"
+        return self.folder / f"{name}{self._suffix}.ckpt"
 
 
 def _prove(folder: Path) -> None:

@@ -1,44 +1,50 @@
-"""Training of the segmenter on pseudo-masks. Ground-truth masks are never opened here."""
+"""Training of the segmenter on pseudo-masks. The truth is opened only where ``supervision: truth`` asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
-from ctm.data.classes import IGNORE, ClassTable, check_same_classes
+from ctm.data.classes import ClassTable, check_same_classes
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
-from ctm.data.shards import ShardFolder
+from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.evaluation.masks import MaskScore
-from ctm.models.segmenter import SegmenterSpec, build_segmenter
+from ctm.models.segmenter import SegmenterSpec, build_segmenter, freeze_encoder
 from ctm.runtime.context import Context, Precision
-from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainSegmenterConfig
 from ctm.training.device import setup_fabric
 from ctm.training.loop import Batch, Progress, fit
+from ctm.training.noisy_labels import LOSSES
 from ctm.training.optimiser import build_optimiser
+from ctm.training.self_training import number_rows, round_checkpoints, write_own_masks
 
 __all__ = ["SegmenterTask", "train_segmenter"]
 
+logger = logging.getLogger(__name__)
+
 
 class SegmenterTask:
-    """Cross-entropy of every decided pixel of the pseudo-masks."""
+    """A loss over every decided pixel of the masks."""
 
     monitor = "pseudo_miou"
 
-    def __init__(self, classes: ClassTable) -> None:
+    def __init__(self, classes: ClassTable, *, loss: str = "ce") -> None:
         self._classes = classes
+        self._loss = LOSSES[loss]
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Mean cross-entropy over the pixels that are not ignored; 0 where all of them are."""
+        """Mean loss over the pixels that are not ignored; 0 where all of them are."""
         logits = model(batch["image"]).float()  # (B, K, H, W)
-        total = cross_entropy(logits, batch["mask"], ignore_index=IGNORE, reduction="sum")
-        return {"loss": total / (batch["mask"] != IGNORE).sum().clamp(min=1)}
+        return {"loss": self._loss(logits, batch["mask"])}
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
         """Agreement with the pseudo-masks of the val split: no truth is involved."""
@@ -60,62 +66,167 @@ def train_segmenter(
     precision: Precision,
     context: Context,
 ) -> tuple[nn.Module, SegmenterSpec, InputSpec, list[dict[str, Any]]]:
-    """Trains a segmenter on the images of ``data`` and the masks of ``pseudomasks``.
+    """Trains a segmenter on the images of ``data`` and the masks of ``pseudomasks``, in rounds if that is asked for.
+
+    Every round starts from the same weights. Its masks are those that the segmenter of the round before gives the train
+    images; an interrupted run goes through its finished rounds again without training, and so ends in the same bytes.
 
     Returns:
-        The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch.
+        The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch, with
+        its ``round`` where there are several.
 
     Raises:
-        ArtifactError: the pseudo-masks belong to other classes, lack the train split, or decide no pixel of it.
+        ArtifactError: the pseudo-masks belong to other classes, lack the train split or the confidence that is asked
+            for, or decide no pixel of it; or the truth is asked for and there is none.
         ModelError: the segmenter cannot be built as asked, or the loss is not finite.
     """
     check_same_classes(shards=data.classes, pseudomasks=pseudomasks.classes)
+    course = _Course(
+        data=data,
+        pseudomasks=pseudomasks,
+        inputs=InputSpec(image_size, data.channels, data.scale, data.mean, data.std),
+        spec=SegmenterSpec(training.arch, training.encoder, training.options),
+        training=training,
+        seed=seed,
+        fabric=setup_fabric(context.device, precision),
+        context=context,
+    )
+    network, history = course.learn(_first_lesson(data, pseudomasks, training), number=0)
+    for number in range(1, training.self_training + 1):
+        logger.info("self-training, round %d of %d", number, training.self_training)
+        network, rows = course.learn(course.next_lesson(network, number=number), number=number)
+        history += rows
+    return network.cpu(), course.spec, course.inputs, history
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What the train split is learned from: its masks, their member, and which of its images have one (None: all)."""
+
+    masks: Split
+    member: str = "png"
+    samples: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One or several trainings that differ in the masks of the train split alone."""
+
+    data: ShardFolder
+    pseudomasks: ShardFolder
+    inputs: InputSpec
+    spec: SegmenterSpec
+    training: TrainSegmenterConfig
+    seed: int
+    fabric: Fabric
+    context: Context
+
+    def learn(self, lesson: _Lesson, *, number: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+        """Trains a fresh segmenter; returns it and its rows of the history. Round 0 is the first."""
+        network = self._fresh()
+        history = fit(
+            SegmenterTask(self.data.classes, loss=self.training.loss),
+            network,
+            build_optimiser(
+                network,
+                self.training,
+                rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
+                group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
+            ),
+            fabric=self.fabric,
+            loaders=self._loaders(lesson),
+            config=self.training,
+            seed=self.seed,
+            checkpoints=round_checkpoints(self.context, number),
+        )
+        return network, number_rows(history, number) if self.training.self_training else history
+
+    def next_lesson(self, network: nn.Module, *, number: int) -> _Lesson:
+        """The train split as ``network`` sees it, for the round of that number."""
+        masks = write_own_masks(
+            self.context.checkpoints / f"masks-{number}",
+            network,
+            self.data.split("train"),
+            self.pseudomasks.split("train"),
+            self.inputs,
+            classes=self.data.classes,
+            device=self.fabric.device,
+            batch_size=self.training.batch_size,
+            workers=self.context.workers,
+        )
+        return _Lesson(masks)
+
+    def _fresh(self) -> nn.Module:
+        """A segmenter with its first weights, the same in every round."""
+        torch.manual_seed(self.seed)
+        classes = len(self.data.classes.names)
+        network = build_segmenter(self.spec, self.inputs, num_classes=classes, pretrained=self.training.pretrained)
+        if self.training.freeze_encoder:
+            freeze_encoder(network)
+        return network
+
+    def _loaders(self, lesson: _Lesson) -> dict[str, DataLoader[Batch]]:
+        """Batches of train with the masks to be learned, and of val with its pseudo-masks if it has any.
+
+        The epochs are compared by pseudo-masks even where the truth is learned: chosen by the truth of val, the upper
+        bound would be scored on what it was chosen by.
+        """
+        train = ShardDataset(
+            self.data.split("train"),
+            self.inputs,
+            masks=lesson.masks,
+            mask_member=lesson.member,
+            min_confidence=self.training.min_confidence,
+            samples=lesson.samples,
+            augment=self.training.augment,
+            seed=self.seed,
+        )
+        datasets = {"train": train}
+        if "val" in self.pseudomasks.splits:
+            val = self.pseudomasks.split("val")
+            datasets["val"] = ShardDataset(self.data.split("val"), self.inputs, masks=val)
+        return {
+            name: make_loader(
+                dataset,
+                batch_size=self.training.batch_size,
+                shuffle=name == "train",
+                seed=self.seed,
+                workers=self.context.workers,
+            )
+            for name, dataset in datasets.items()
+        }
+
+
+def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:
+    """The pseudo-masks of the train split, or its true masks where these are asked for."""
+    if training.supervision == "truth":
+        return _true_lesson(data)
     if "train" not in pseudomasks.splits:
         raise ArtifactError(
             f"{pseudomasks.path} has no pseudo-masks of the train split: name it in extract_pseudomasks.splits."
         )
-    if not pseudomasks.split("train").labels.any():
+    masks = pseudomasks.split("train")
+    if not masks.labels.any():
         raise ArtifactError(
             f"{pseudomasks.path}: no train image has a candidate class, so every pixel is ignored and there is nothing "
             "to learn from. With extract_pseudomasks.label_source predicted, lower its threshold or train longer."
         )
-    inputs = InputSpec(image_size, data.channels, data.scale, data.mean, data.std)
-    spec = SegmenterSpec(training.arch, training.encoder, training.options)
-    fabric = setup_fabric(context.device, precision)
-    torch.manual_seed(seed)
-    network = build_segmenter(spec, inputs, num_classes=len(data.classes.names), pretrained=training.pretrained)
-    optimiser = build_optimiser(
-        network,
-        training,
-        rates={"encoder": training.lr, "decoder": training.decoder_lr or training.lr},
-        group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
-    )
-    splits: tuple[str, ...] = ("train", "val")
-    loaders = {
-        split: make_loader(
-            ShardDataset(
-                data.split(split),
-                inputs,
-                masks=pseudomasks.split(split),
-                augment=training.augment if split == "train" else None,
-                seed=seed,
-            ),
-            batch_size=training.batch_size,
-            shuffle=split == "train",
-            seed=seed,
-            workers=context.workers,
+    return _Lesson(masks)
+
+
+def _true_lesson(data: ShardFolder) -> _Lesson:
+    """The true masks of the train images that have one."""
+    split = data.split("train")
+    samples = [index for index in range(len(split)) if split.has(index, TRUTH)]
+    if not samples:
+        raise ArtifactError(
+            f"{data.path}: no train image has a true mask, which train_segmenter.supervision: truth learns from. Give "
+            "the raw data masks and run preprocess again, or set supervision: pseudomasks."
         )
-        for split in splits
-        if split in pseudomasks.splits
-    }
-    history = fit(
-        SegmenterTask(data.classes),
-        network,
-        optimiser,
-        fabric=fabric,
-        loaders=loaders,
-        config=training,
-        seed=seed,
-        checkpoints=Checkpoints(context.checkpoints, resume=context.resume, store=context.checkpoint_store),
+    logger.warning(
+        "supervision is truth: %d of %d train images are learned from true masks. This segmenter is an upper bound for "
+        "comparison, no result of image-level labels.",
+        len(samples),
+        len(split),
     )
-    return network.cpu(), spec, inputs, history
+    return _Lesson(split, TRUTH, samples)

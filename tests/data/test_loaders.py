@@ -89,6 +89,20 @@ def test_random_changes_depend_on_seed_epoch_and_index_alone(shards: ShardFolder
     assert not torch.equal(ShardDataset(train, inputs, augment=AUGMENT, seed=2)[(1, 5)]["image"], first)
 
 
+def test_colours_change_in_the_image_alone_and_again_the_same(shards: ShardFolder, inputs: InputSpec) -> None:
+    train = shards.split("train")
+
+    def items(colour: float) -> list[dict[str, torch.Tensor]]:
+        augment = AUGMENT.model_copy(update={"colour": colour})
+        dataset = ShardDataset(train, inputs, masks=train, mask_member="mask.png", augment=augment, seed=2)
+        return [dataset[(index, 3)] for index in range(3)]
+
+    for plain, coloured, again in zip(items(0.0), items(0.5), items(0.5), strict=True):
+        assert torch.equal(coloured["mask"], plain["mask"])
+        assert not torch.equal(coloured["image"], plain["image"])
+        assert torch.equal(again["image"], coloured["image"])
+
+
 def test_loading_leaves_the_global_generator_alone(shards: ShardFolder, inputs: InputSpec) -> None:
     before = torch.get_rng_state()
     list(make_loader(ShardDataset(shards.split("train"), inputs, augment=AUGMENT), batch_size=2, shuffle=True, seed=0))
@@ -101,6 +115,56 @@ def test_pseudomasks_are_joined_by_key_not_by_position(shards: ShardFolder, inpu
     dataset = ShardDataset(train, inputs, masks=masks)
     for index, key in enumerate(train.keys):
         assert dataset[index]["mask"].unique().tolist() == ["abc".index(key)]
+
+
+def write_confidence(shards: ShardFolder, folder: Path) -> ShardFolder:
+    """The truth as pseudo-masks, in which the confidence of a pixel is 100 for class 0 and 200 for the others."""
+    train = shards.split("train")
+    with ShardWriter(folder, "train", classes=shards.classes) as writer:
+        for index, key in enumerate(train.keys):
+            mask = train.mask(index, "mask.png")
+            confidence = np.where(mask == 0, np.uint8(100), np.uint8(200))
+            members = {"png": encode_mask(mask), "confidence": encode_mask(confidence)}
+            writer.add(key, members, labels=(0,), height=mask.shape[0], width=mask.shape[1])
+    index = ShardIndex(kind="masks", classes=shards.classes.names, background=None, splits={"train": writer.entry})
+    write_index(folder, index)
+    return ShardFolder.open(folder)
+
+
+@pytest.mark.parametrize(("least", "ignored"), [(100 / 255, set()), (0.5, {0}), (0.9, {0, 1, 2})])
+def test_pixels_of_too_little_confidence_are_ignored_wherever_the_geometry_takes_them(
+    shards: ShardFolder, inputs: InputSpec, tmp_path: Path, least: float, ignored: set[int]
+) -> None:
+    train, masks = shards.split("train"), write_confidence(shards, tmp_path / "masks").split("train")
+    plain = ShardDataset(train, inputs, masks=masks, augment=AUGMENT, seed=4)
+    sure = ShardDataset(train, inputs, masks=masks, min_confidence=least, augment=AUGMENT, seed=4)
+    for item in ((index, epoch) for index in range(3) for epoch in range(3)):
+        mask = plain[item]["mask"]
+        wanted = torch.where(torch.isin(mask, torch.tensor(sorted(ignored), dtype=torch.int64)), 255, mask)
+        assert torch.equal(sure[item]["mask"], wanted)
+        assert torch.equal(sure[item]["image"], plain[item]["image"])
+
+
+def test_masks_without_confidence_are_refused_where_one_is_asked_for(
+    shards: ShardFolder, inputs: InputSpec, tmp_path: Path
+) -> None:
+    masks = write_pseudomasks(shards, tmp_path / "masks", keys=["a", "b", "c"]).split("train")
+    ShardDataset(shards.split("train"), inputs, masks=masks)
+    with pytest.raises(ArtifactError, match=r"set extract_pseudomasks\.confidence: true"):
+        ShardDataset(shards.split("train"), inputs, masks=masks, min_confidence=0.1)
+
+
+def test_chosen_samples_are_those_of_the_whole_split(shards: ShardFolder, inputs: InputSpec) -> None:
+    train = shards.split("train")
+    whole = ShardDataset(train, inputs, masks=train, mask_member="mask.png", augment=AUGMENT, seed=1)
+    some = ShardDataset(train, inputs, masks=train, mask_member="mask.png", samples=[2, 0], augment=AUGMENT, seed=1)
+    assert len(some) == 2
+    for number, index in enumerate((2, 0)):
+        item, wanted = some[(number, 3)], whole[(index, 3)]
+        assert item["index"] == index
+        assert all(torch.equal(item[name], wanted[name]) for name in ("image", "labels", "size", "mask"))
+    batches = list(make_loader(some, batch_size=1, shuffle=True, seed=0))
+    assert sorted(int(batch["index"]) for batch in batches) == [0, 2]
 
 
 def test_masks_of_other_data_are_refused(shards: ShardFolder, inputs: InputSpec, tmp_path: Path) -> None:

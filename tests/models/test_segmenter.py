@@ -15,7 +15,7 @@ from torch import nn
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, ModelError
-from ctm.models.segmenter import SegmenterSpec, build_segmenter, load_segmenter, save_segmenter
+from ctm.models.segmenter import SegmenterSpec, build_segmenter, load_segmenter, read_supervision, save_segmenter
 
 CLASSES = ClassTable(("background", "cat", "dog"), background=0)
 TINY = SegmenterSpec("unet", "resnet18", {"encoder_depth": 3, "decoder_channels": [8, 8, 8]})
@@ -152,3 +152,26 @@ def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damag
     with pytest.raises(ArtifactError) as error:
         load_segmenter(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_an_older_segmenter_has_learned_from_pseudomasks(tmp_path: Path):
+    save(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    del description["supervision"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    assert read_supervision(tmp_path) == "pseudomasks"
+
+
+@pytest.mark.parametrize("damage", ["no description", "no json", "no object", "no text"])
+def test_a_supervision_that_cannot_be_read_is_an_artifact_error(tmp_path: Path, damage: str):
+    save(tmp_path)
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(ArtifactError, match="no readable model"):
+        read_supervision(tmp_path)
+
+
+def test_an_unknown_supervision_is_an_artifact_error(tmp_path: Path):
+    save(tmp_path)
+    edit(tmp_path, supervision="guesses")
+    with pytest.raises(ArtifactError, match="learned from 'guesses'"):
+        read_supervision(tmp_path)

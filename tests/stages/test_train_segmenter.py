@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctm.data.shards import ShardFolder
-from ctm.models.segmenter import load_segmenter
+from ctm.models.segmenter import load_segmenter, read_supervision
 from ctm.params import Params
 from ctm.training.history import read_history
 
@@ -22,6 +22,27 @@ def test_the_model_is_written_with_classes_and_history(pipeline: Any):
     assert (inputs.image_size, inputs.channels) == ((32, 32), 15)
     last = read_history(folder / "history.csv")[-1]
     assert pipeline.metrics("train_segmenter") == pytest.approx(last, rel=1e-5)
+    assert read_supervision(folder) == "pseudomasks"
+
+
+def test_what_has_learned_the_truth_says_so(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    training = tiny_params.train_segmenter.model_copy(update={"supervision": "truth", "epochs": 1})
+    params = tiny_params.model_copy(update={"train_segmenter": training})
+    metrics = pipeline.run("train_segmenter", tmp_path, params=params)
+    assert metrics["supervision"] == "truth"
+    assert read_supervision(tmp_path / "artifacts/segmenter") == "truth"
+    load_segmenter(tmp_path / "artifacts/segmenter")
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_metrics_are_those_of_the_last_round(pipeline: Any, tiny_params: Params, tmp_path: Path, keep: str):
+    training = tiny_params.train_segmenter.model_copy(update={"self_training": 1, "epochs": 1, "keep": keep})
+    params = tiny_params.model_copy(update={"train_segmenter": training})
+    metrics = pipeline.run("train_segmenter", tmp_path, params=params)
+    history = read_history(tmp_path / "artifacts/segmenter" / "history.csv")
+    assert [(row["round"], row["epoch"]) for row in history] == [(0, 1), (1, 2)]
+    assert metrics == pytest.approx(history[-1], rel=1e-5)
+    assert not list((tmp_path / "checkpoints").rglob("*.ckpt"))
 
 
 def test_shards_without_any_truth_give_the_same_bytes(

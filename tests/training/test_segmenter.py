@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ctm.data.classes import ClassTable
+from ctm.data.config import AugmentConfig
 from ctm.data.sample import encode_mask
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
@@ -20,6 +23,7 @@ from ctm.errors import ArtifactError
 from ctm.models.segmenter import save_segmenter
 from ctm.params import Params
 from ctm.runtime.context import Context
+from ctm.training.config import TrainSegmenterConfig
 from ctm.training.loop import Progress
 from ctm.training.segmenter import SegmenterTask, train_segmenter
 
@@ -75,6 +79,159 @@ def test_the_truth_is_never_opened(
         blind.split("train").mask(0, "mask.png")
     expected = train(tiny_params, tiny_shards, masks, tmp_path / "with")
     assert train(tiny_params, blind, masks, tmp_path / "without") == expected
+
+
+@pytest.mark.parametrize("truth", [None, b"no picture at all"], ids=["missing", "garbled"])
+def test_nor_is_it_in_self_training_nor_with_another_loss(
+    tiny_params: Params,
+    tiny_shards: ShardFolder,
+    masks: ShardFolder,
+    rewrite: Callable[..., ShardFolder],
+    tmp_path: Path,
+    truth: bytes | None,
+):
+    settings = {"supervision": "pseudomasks", "self_training": 1, "loss": "sce", "epochs": 1}
+    expected = train(tiny_params, tiny_shards, masks, tmp_path / "with", **settings)
+    blind = rewrite(tiny_shards, {"mask.png": truth})
+    assert train(tiny_params, blind, masks, tmp_path / "without", **settings) == expected
+
+
+def with_truth(shards: ShardFolder, folder: Path, *, some: range, others: bool) -> ShardFolder:
+    """A copy in which some train images alone have a truth, with or without the others; that of val is garbled."""
+    entries = {}
+    for split in map(shards.split, shards.splits):
+        with ShardWriter(folder, split.name, classes=shards.classes) as writer:
+            for index, key in enumerate(split.keys):
+                members = {member: split.read(index, member) for member in split.members}
+                if split.name == "val":
+                    members["mask.png"] = b"no picture at all"
+                elif index not in some:
+                    del members["mask.png"]
+                if others or "mask.png" in members:
+                    height, width = split.sizes[index].tolist()
+                    writer.add(key, members, labels=(0,), height=height, width=width)
+        entries[split.name] = writer.entry
+    write_index(folder, shards.index.model_copy(update={"splits": entries}))
+    return ShardFolder.open(folder)
+
+
+def true_masks(shards: ShardFolder, masks: ShardFolder, folder: Path) -> ShardFolder:
+    """Pseudo-masks that are the truth in train; those of val stay."""
+    entries = {}
+    for split in map(shards.split, ("train", "val")):
+        pseudo = masks.split(split.name)
+        with ShardWriter(folder, split.name, classes=shards.classes) as writer:
+            for index, key in enumerate(split.keys):
+                png = split.read(index, "mask.png") if split.name == "train" else pseudo.read(index, "png")
+                height, width = split.sizes[index].tolist()
+                writer.add(key, {"png": png}, labels=(0,), height=height, width=width)
+        entries[split.name] = writer.entry
+    write_index(folder, masks.index.model_copy(update={"splits": entries}))
+    return ShardFolder.open(folder)
+
+
+def test_supervision_by_the_truth_is_the_same_training_with_other_masks(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    copied = true_masks(tiny_shards, masks, tmp_path / "true")
+    expected = train(tiny_params, tiny_shards, copied, tmp_path / "copied", epochs=1)
+    found = train(tiny_params, tiny_shards, masks, tmp_path / "truth", epochs=1, supervision="truth")
+    assert found == expected
+    assert found != train(tiny_params, tiny_shards, masks, tmp_path / "pseudo", epochs=1)
+
+
+def test_images_without_truth_are_left_out_of_it_and_the_truth_of_val_is_not_opened(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    settings = {"supervision": "truth", "augment": AugmentConfig(flip="none"), "batch_size": 4}
+    among = with_truth(tiny_shards, tmp_path / "among", some=range(8, 16), others=True)
+    alone = with_truth(tiny_shards, tmp_path / "alone", some=range(8, 16), others=False)
+    expected = train(tiny_params, alone, masks, tmp_path / "a", **settings)
+    assert train(tiny_params, among, masks, tmp_path / "b", **settings) == expected
+
+
+def test_without_any_truth_the_upper_bound_is_refused(
+    tiny_params: Params,
+    tiny_shards: ShardFolder,
+    masks: ShardFolder,
+    rewrite: Callable[..., ShardFolder],
+    tmp_path: Path,
+):
+    blind = rewrite(tiny_shards, {"mask.png": None})
+    with pytest.raises(ArtifactError, match=r"no train image has a true mask.*or set supervision: pseudomasks"):
+        train(tiny_params, blind, masks, tmp_path, supervision="truth")
+
+
+def test_pixels_of_too_little_confidence_are_not_learned(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    """Where half of each mask is unsure, it is as if that half were undecided."""
+
+    def halves(folder: Path, *, undecided: bool) -> ShardFolder:
+        entries = {}
+        for split in map(masks.split, masks.splits):
+            with ShardWriter(folder, split.name, classes=masks.classes) as writer:
+                for index, key in enumerate(split.keys):
+                    mask = split.mask(index, "png")
+                    confidence = np.full_like(mask, 200)
+                    confidence[:, : mask.shape[1] // 2] = 127
+                    if undecided and split.name == "train":
+                        mask[:, : mask.shape[1] // 2] = 255
+                    members = {"png": encode_mask(mask), "confidence": encode_mask(confidence)}
+                    writer.add(key, members, labels=(0,), height=mask.shape[0], width=mask.shape[1])
+            entries[split.name] = writer.entry
+        write_index(folder, masks.index.model_copy(update={"splits": entries}))
+        return ShardFolder.open(folder)
+
+    unsure, undecided = halves(tmp_path / "unsure", undecided=False), halves(tmp_path / "undecided", undecided=True)
+    expected = train(tiny_params, tiny_shards, undecided, tmp_path / "a", epochs=1)
+    assert train(tiny_params, tiny_shards, unsure, tmp_path / "b", epochs=1, min_confidence=0.5) == expected
+    assert train(tiny_params, tiny_shards, unsure, tmp_path / "c", epochs=1, min_confidence=0.49) != expected
+
+
+def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_gives_it(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    with pytest.raises(ArtifactError, match=r"min_confidence 0\.5 needs: set extract_pseudomasks\.confidence: true"):
+        train(tiny_params, tiny_shards, masks, tmp_path, min_confidence=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"self_training": -1}, "greater than or equal to 0"),
+        ({"min_confidence": 1.5}, "less than or equal to 1"),
+        ({"loss": "mse"}, "'ce', 'sce' or 'bootstrap'"),
+        ({"freeze_encoder": True}, "pretrained is false: give it weights"),
+        ({"supervision": "truth", "self_training": 1}, r"without self_training \(1\): set that to 0"),
+        ({"supervision": "truth", "min_confidence": 0.5}, r"min_confidence \(0\.5\) has no say: set it to 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        TrainSegmenterConfig(epochs=2, **settings)
+
+
+def test_a_frozen_encoder_is_written_as_it_was_read(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    torch.manual_seed(3)
+    sizes = {"depth": 1, "embed_dim": 16, "num_heads": 2, "patch_size": 8}
+    weights = timm.create_model("test_vit", img_size=32, in_chans=15, num_classes=0, **sizes).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    settings = {"arch": "vit", "encoder": "test_vit", "options": {**sizes, "drop_path_rate": 0.5}}
+    train(
+        tiny_params,
+        tiny_shards,
+        masks,
+        tmp_path,
+        **settings,
+        pretrained=str(tmp_path / "weights.safetensors"),
+        freeze_encoder=True,
+        self_training=1,
+    )
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(written[f"encoder.{name}"], value) for name, value in weights.items())
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
