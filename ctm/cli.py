@@ -19,6 +19,7 @@ from ctm.errors import CtmError, ParamsError
 from ctm.execute import RunOptions, execute, manifest_path
 from ctm.kubeflow import Task, decode_nulls
 from ctm.params import load_params, load_preset, override_sections, read_config, stage_config, to_yaml
+from ctm.pseudomasks.recipes import all_recipes
 from ctm.runtime.checkpoint_store import WORKING_FOLDER
 from ctm.runtime.context import Device, Part, available_cores
 from ctm.runtime.log import show_log
@@ -180,6 +181,71 @@ def unpack(
 
 
 @app.command(rich_help_panel="Runs")
+def compare(
+    shards: Annotated[Path, typer.Option("--shards", metavar="DIR", help="Output shards of preprocess.")],
+    pruned: Annotated[Path, typer.Option("--pruned", metavar="DIR", help="Output pruned of prune-heads.")],
+    recipes: Annotated[
+        list[str],
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="strategy[+assignment][+refinement...]; repeatable. Left out: every strategy that the classifier can "
+            "do, without and with affinity.",
+        ),
+    ] = [],  # noqa: B006
+    split: Annotated[
+        str, typer.Option("--split", help="Split of the images; tune: the train images of splits/tune.txt.")
+    ] = "train",
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images, evenly spread over it.")] = 64,
+    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Where to write the page.")] = Path(
+        "report/compare.html"
+    ),
+    metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="Where to write the figures.")] = Path(
+        "metrics/compare.json"
+    ),
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006
+    device: Annotated[
+        Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")
+    ] = "auto",
+) -> None:
+    """Set every way to make pseudo-masks from one classifier side by side: one page, and one file with the figures."""
+    from ctm.data.classes import check_same_classes
+    from ctm.data.shards import ShardFolder
+    from ctm.evaluation import strategies
+    from ctm.models.io import load_classifier
+    from ctm.training.device import pick_device
+
+    chosen, data = load_params(params, overrides), ShardFolder.open(shards)
+    model, classes, inputs = load_classifier(pruned)
+    check_same_classes(shards=data.classes, pruned=classes)
+    samples, indices = strategies.pick_samples(data, split, images)
+    found = strategies.compare_strategies(
+        recipes or all_recipes(patch_head=model.config.patch_head),
+        model,
+        samples,
+        inputs,
+        classes=classes,
+        config=chosen.extract_pseudomasks,
+        indices=indices,
+        panels=chosen.evaluate.panels,
+        seed=chosen.seed,
+        device=pick_device(device),
+    )
+    page = strategies.strategies_page(
+        found,
+        dataset=Path(chosen.dataset.root).name,
+        split=split,
+        classes=classes,
+        config=chosen.extract_pseudomasks,
+        seed=chosen.seed,
+    )
+    write_text(report, page)
+    write_text(metrics, json.dumps({"split": split, **found.metrics}, indent=2) + "\n")
+    typer.echo(f"wrote {report} and {metrics}; auto would choose {found.auto}")
+
+
+@app.command(rich_help_panel="Runs")
 def gate(
     metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="The run's metrics.")] = STAGES[
         "evaluate"
@@ -220,6 +286,9 @@ def compare_runs(
     runs: Annotated[
         list[str], typer.Option("--run", metavar="NAME=FILE", help="A run's name and its metrics; repeatable.")
     ] = [],  # noqa: B006
+    columns: Annotated[
+        list[str], typer.Option("--column", metavar="NAME", help="A figure to show; repeatable; left out: Table 8's.")
+    ] = [],  # noqa: B006
     names: Annotated[
         str | None, typer.Option("--names", metavar="JSON", help="In Kubeflow: the names of the runs, as a JSON list.")
     ] = None,
@@ -235,8 +304,9 @@ def compare_runs(
     if bool(task) != bool(names) or (task and runs):
         raise ParamsError("give --run NAME=FILE for each run; --names and --executor-input go together, in Kubeflow.")
     found = comparison.listed_runs(names or "[]", task.paths("metrics")) if task else comparison.named_runs(runs)
-    figures = comparison.compare_runs(found)
-    write_text(report, comparison.comparison_page(found))
+    chosen = tuple(map(comparison.column, columns)) or comparison.COLUMNS
+    figures = comparison.compare_runs(found, columns=chosen)
+    write_text(report, comparison.comparison_page(found, columns=chosen))
     write_text(metrics, json.dumps(figures, indent=2) + "\n")
     if task:
         task.write_report(figures, port="table")

@@ -25,6 +25,7 @@ from ctm.data.shards import ShardFolder
 from ctm.errors import CtmError
 from ctm.kubeflow import encode_nulls
 from ctm.params import load_params, load_preset, preset_names, stage_config, to_yaml
+from ctm.pseudomasks.recipes import all_recipes
 from ctm.stage import Parts
 from ctm.stages import JOINS, STAGES
 from ctm.sync import dvc_yaml
@@ -311,6 +312,22 @@ def test_an_empty_address_of_raw_data_is_told():
 @pytest.mark.parametrize("words", [["--names", '["a"]', "--run", "a=x"], ["--executor-input", '{"outputs": {}}']])
 def test_options_of_a_comparison_that_do_not_go_together_are_refused(words: list[str]):
     assert "give --run NAME=FILE" in fail("compare-runs", "--report", "r", "--metrics", "m", *words)
+
+
+def test_strategies_are_compared_on_one_page(place: Path, pipeline: Any, tiny_params: Any):
+    Path("params.yaml").write_text(to_yaml(tiny_params), encoding="utf-8")
+    given = ["--shards", pipeline.path("preprocess", "shards"), "--pruned", pipeline.path("prune_heads", "pruned")]
+    files = ["--report", "page.html", "--metrics", "figures.json", "--images", "6", "--device", "cpu"]
+    said = succeed("compare", *given, *files)
+    found = json.loads((place / "figures.json").read_text())
+    assert said == f"wrote page.html and figures.json; auto would choose {found['auto']}\n"
+    assert (found["split"], found["images"]) == ("train", 6)
+    assert list(found["recipes"]) == ["random", *all_recipes(patch_head=False)]
+    assert "Strategies compared" in (place / "page.html").read_text(encoding="utf-8")
+    succeed("compare", *given, *files, "--recipe", "attention", "--split", "val")
+    assert list(json.loads((place / "figures.json").read_text())["recipes"]) == ["random", "attention"]
+    assert "--split tune: there is no such split" in fail("compare", *given, *files, "--split", "tune")
+    assert "cannot read 'relevence'" in fail("compare", *given, *files, "--recipe", "relevence")
 
 
 def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards: ShardFolder, tiny_params: Any):

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import Split
 from ctm.evaluation.baselines import SpectralClassifier, random_mask
-from ctm.evaluation.recipes import BASELINES, parse_recipe
+from ctm.evaluation.config import BASELINES
 from ctm.evaluation.scoring import Mask
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.assign import mask_values
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.recipes import recipe_config
+from ctm.pseudomasks.samples import masks_of
 from ctm.runtime.progress import track
 
-__all__ = ["compared_masks", "recipe_config"]
-
-
-def recipe_config(entry: str, config: ExtractConfig) -> ExtractConfig:
-    """The extraction parameters ``config`` with strategy, assignment and refinement of a recipe."""
-    recipe = parse_recipe(entry, config.blocks)
-    return config.model_copy(update=recipe.model_dump())
+__all__ = ["compared_masks", "random_masks"]
 
 
 def compared_masks(
@@ -46,7 +42,8 @@ def compared_masks(
     and that a background without class token can be anywhere.
     """
     if entry not in BASELINES:
-        found = extract_pseudomasks(
+        found = masks_of(
+            range(len(split)),
             model,
             split,
             inputs,
@@ -58,21 +55,32 @@ def compared_masks(
         )
         yield from ((mask.index, mask.mask) for mask in found)
         return
-    present = split.labels
-    if classes.background is not None:
-        present = np.column_stack([present, np.ones(len(split), dtype=bool)])
-    spectral = None
-    if entry == "spectral":
-        samples = ((_scaled(split, i), torch.from_numpy(present[i])) for i in range(len(split)))
-        spectral = SpectralClassifier.fit(samples, seed=seed)
+    if entry == "random":
+        samples = track(range(len(split)), description=f"compare {entry}", total=len(split))
+        yield from random_masks(samples, split, classes=classes, seed=seed)
+        return
+    present = _present(split, classes)
+    fitted = ((_scaled(split, i), torch.from_numpy(present[i])) for i in range(len(split)))
+    spectral = SpectralClassifier.fit(fitted, seed=seed)
     for index in track(range(len(split)), description=f"compare {entry}", total=len(split)):
-        labels = present[index]
-        if spectral is not None:
-            tokens = spectral.predict(_scaled(split, index), torch.from_numpy(labels))
-        else:
-            height, width = split.sizes[index].tolist()
-            tokens = random_mask(labels, (height, width), np.random.default_rng([seed, index]))
+        tokens = spectral.predict(_scaled(split, index), torch.from_numpy(present[index]))
         yield index, mask_values(tokens, classes)
+
+
+def random_masks(indices: Iterable[int], split: Split, *, classes: ClassTable, seed: int) -> Iterator[Mask]:
+    """Masks of some samples with a random class at each pixel, of those that are present."""
+    present = _present(split, classes)
+    for index in indices:
+        height, width = split.sizes[index].tolist()
+        tokens = random_mask(present[index], (height, width), np.random.default_rng([seed, index]))
+        yield index, mask_values(tokens, classes)
+
+
+def _present(split: Split, classes: ClassTable) -> NDArray[np.bool_]:
+    """Which classes each sample may show, (N, C), with the background as one more that is always possible."""
+    if classes.background is None:
+        return split.labels
+    return np.column_stack([split.labels, np.ones(len(split), dtype=bool)])
 
 
 def _scaled(split: Split, index: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ import base64
 import colorsys
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ctm.data.classes import IGNORE, ClassTable
+from ctm.evaluation.svg import TEXT_COLOUR, inline_svg, svg_style, svg_text
 
 __all__ = ["class_colours", "curves_svg", "heat_picture", "mask_picture", "number", "photo_picture"]
 
@@ -40,12 +40,11 @@ BACKGROUND_COLOUR = (150, 150, 158)
 OPACITY = 0.62
 """Of a mask's colour over the grey photograph."""
 
-CURVE_COLOURS = ("#3b82c4", "#d97a1a", "#1f9e77", "#b565a7")
+CURVE_COLOURS = ("#3b82c4", "#d97a1a", "#1f9e77", "#b565a7", "#8c8c3c")
 """Colour-blind safe, and readable on white as on near-black."""
 
 CURVE_STYLES = ("-", "--", "-.", ":")
-CURVE_WORDS = {"map": "mAP", "miou": "mIoU"}
-TEXT_COLOUR = "#808590"
+CURVE_WORDS = {"map": "mAP", "miou": "mIoU", "bce": "BCE"}
 
 
 def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
@@ -62,20 +61,23 @@ def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
     return colours
 
 
-def photo_picture(image: NDArray[np.uint8]) -> str:
-    """The image (H, W, 3) itself, as a data URI."""
-    return _data_uri(_shown(image))
+def photo_picture(image: NDArray[np.uint8], *, side: int = LONGEST_SIDE) -> str:
+    """The image (H, W, 3) itself, as a data URI whose longer side has at most ``side`` pixels."""
+    return _data_uri(_shown(image, side))
 
 
-def mask_picture(image: NDArray[np.uint8], mask: NDArray[np.uint8], colours: NDArray[np.uint8]) -> str:
+def mask_picture(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], colours: NDArray[np.uint8], *, side: int = LONGEST_SIDE
+) -> str:
     """A mask in colours over the grey image, with white borders between classes, as a data URI.
 
     Args:
         image: (H, W, 3).
         mask: (H, W) mask values; pixels of 255 stay grey.
         colours: (K, 3) of the mask values.
+        side: pixels of the longer side at most.
     """
-    grey = _grey(_shown(image))
+    grey = _grey(_shown(image, side))
     size = (grey.shape[1], grey.shape[0])
     values = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     table = np.zeros((IGNORE + 1, 3), dtype=np.float32)
@@ -95,7 +97,7 @@ def heat_picture(image: NDArray[np.uint8], class_map: NDArray[np.floating]) -> s
     """
     from matplotlib import colormaps
 
-    grey = _grey(_shown(image))
+    grey = _grey(_shown(image, LONGEST_SIDE))
     size = (grey.shape[1], grey.shape[0])
     values = class_map.astype(np.float32) - class_map.min()
     values /= max(float(values.max()), np.finfo(np.float32).tiny)
@@ -113,12 +115,10 @@ def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, 
         columns: the columns to draw; cells that are empty or no number are passed over.
         bounded: whether the values lie in 0..1 and the y axis shows all of it.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
     from matplotlib.ticker import MaxNLocator
 
-    # The salt makes ids, and so the bytes, the same in every run; text stays text and takes the page's font.
-    with mpl.rc_context({"svg.hashsalt": "ctm", "svg.fonttype": "none", "font.size": 9, "text.color": TEXT_COLOUR}):
+    with svg_style():
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         axes = figure.add_subplot()
         for place, column in enumerate(columns):
@@ -143,9 +143,7 @@ def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, 
         axes.spines["bottom"].set_color(TEXT_COLOUR)
         axes.tick_params(length=0, colors=TEXT_COLOUR)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.2)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(text.getvalue())
+        return inline_svg(svg_text(figure))
 
 
 def number(value: object) -> float:
@@ -165,14 +163,14 @@ def _colour(place: int) -> tuple[int, ...]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shown(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """The image at the size of the page: large ones reduced, small ones enlarged in whole, visible pixels."""
     height, width = image.shape[:2]
     longest = max(height, width)
-    if longest <= LONGEST_SIDE:
-        factor = LONGEST_SIDE // longest
+    if longest <= side:
+        factor = side // longest
         return image.repeat(factor, axis=0).repeat(factor, axis=1)
-    size = (max(1, width * LONGEST_SIDE // longest), max(1, height * LONGEST_SIDE // longest))
+    size = (max(1, width * side // longest), max(1, height * side // longest))
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
@@ -195,9 +193,3 @@ def _data_uri(picture: NDArray[np.generic]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture.astype(np.uint8)).save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _inline(svg: str) -> str:
-    """The SVG element alone: prolog, namespaces and metadata name addresses that HTML does not need."""
-    element = re.sub(r".*?<svg[^>]*?( viewBox=\S[^\"]*\")[^>]*>", r"<svg\1>", svg, count=1, flags=re.DOTALL)
-    return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

@@ -16,26 +16,35 @@ from ctm.data.display import display_rgb
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset
 from ctm.data.shards import TRUTH, ShardFolder, Split
-from ctm.evaluation.compare import recipe_config
-from ctm.evaluation.recipes import BASELINES
+from ctm.evaluation.config import BASELINES
 from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel
+from ctm.evaluation.sheet import Sheet, make_sheet
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.maps import class_maps
+from ctm.pseudomasks.parts import CHOSEN
+from ctm.pseudomasks.ranking import has_learned, not_learned
+from ctm.pseudomasks.recipes import recipe_config, recipe_name
+from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
-__all__ = ["choose_samples", "class_rows", "compare_rows", "headlines", "make_panels", "notes", "provenance"]
+__all__ = [
+    "auto_words",
+    "class_rows",
+    "compare_rows",
+    "compare_sheet",
+    "headlines",
+    "make_panels",
+    "notes",
+    "provenance",
+    "reported",
+    "segmenter_saw_truth",
+]
 
-LEARNED = 0.2
-"""Share of the way from chance to a perfect mAP below which a classifier counts as not having learned."""
+THIS_RUN = "this run"
+"""Name of the run's own pseudo-masks."""
 
 BASELINE_WORDS = {"random": "none: a random class of those present", "spectral": "none: a classifier of single pixels"}
-
-
-def choose_samples(split: Split, count: int) -> list[int]:
-    """Indices of ``count`` samples, evenly spread over the split."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round()
-    return sorted({int(index) for index in chosen})
 
 
 def make_panels(
@@ -79,13 +88,20 @@ def make_panels(
 
 def headlines(metrics: Metrics) -> list[Headline]:
     """The figures at the top of the page."""
-    train = metrics["pseudomasks"].get("train", {})
+    train, which = reported(metrics)
     val, heads, segmenter = metrics["classifier"]["val"], metrics["heads"], metrics["segmenter"]["val"]
+    learned = (
+        "an upper bound: it has learned from true masks"
+        if segmenter_saw_truth(metrics)
+        else "on images it has never seen, without any label"
+    )
     return [
         Headline(
-            "Pseudo-masks, train mIoU", train.get("miou"), "masks made from image-level labels, against the truth"
+            "Pseudo-masks, train mIoU",
+            train.get("miou"),
+            f"masks made from image-level labels, against the truth{which}",
         ),
-        Headline("Segmenter, val mIoU", segmenter["miou"], "on images it has never seen, without any label"),
+        Headline("Segmenter, val mIoU", segmenter["miou"], learned),
         Headline("Classifier, val mAP", val["map"], f"a random ranking gets {_three(val['chance_map'])}"),
         Headline("Heads removed", heads["sparsity"], f"{heads['kept']} of {heads['total']} attention heads are left"),
     ]
@@ -93,19 +109,58 @@ def headlines(metrics: Metrics) -> list[Headline]:
 
 def compare_rows(metrics: Metrics, config: ExtractConfig) -> list[CompareRow]:
     """The run's own pseudo-masks first, then those of ``evaluate.compare``."""
-    train = metrics["pseudomasks"].get("train")
-    if train is None:
+    train, _ = reported(metrics)
+    if not train:
         return []
-    rows = [_compare_row("this run", config, train, chosen=True)]
+    label_free = {recipe: scores["score"] for recipe, scores in metrics.get(CHOSEN, {}).get("scores", {}).items()}
+    rows = [_compare_row(THIS_RUN, config, train, label_free=label_free, chosen=True)]
     for entry, scores in train.get("compare", {}).items():
         recipe = None if entry in BASELINES else recipe_config(entry, config)
-        rows.append(_compare_row(entry, recipe, scores))
+        rows.append(_compare_row(entry, recipe, scores, label_free=label_free))
     return rows
+
+
+def auto_words(metrics: Metrics) -> str | None:
+    """What the strategy auto chose, and from which recipes; None where the parameters name the recipe."""
+    if CHOSEN not in metrics:
+        return None
+    return f"The strategy auto chose {metrics[CHOSEN]['recipe']} by the label-free score, which sees no true mask."
+
+
+def compare_sheet(
+    entries: Sequence[str],
+    data: ShardFolder,
+    *,
+    panels: int,
+    model: ClassTokenViT,
+    inputs: InputSpec,
+    classes: ClassTable,
+    config: ExtractConfig,
+    pseudomasks: ShardFolder,
+    device: torch.device,
+) -> Sheet | None:
+    """The run's own masks of some train samples, and those of the recipes of ``evaluate.compare``, in pictures.
+
+    Returns:
+        None where there is nothing to compare: no sample, no recipe, or no pseudo-mask of train.
+    """
+    recipes = [entry for entry in entries if entry not in BASELINES]
+    if not (panels and recipes and "train" in pseudomasks.splits):
+        return None
+    split, own = data.split("train"), pseudomasks.split("train")
+    indices = spread(len(split), panels)
+    masks = {THIS_RUN: {index: own.mask(own.index_of(split.keys[index]), "png") for index in indices}}
+    for recipe in recipes:
+        found = masks_of(
+            indices, model, split, inputs, classes=classes, config=recipe_config(recipe, config), device=device
+        )
+        masks[recipe] = {one.index: one.mask for one in found}
+    return make_sheet(split, indices, masks, classes=classes, marked=THIS_RUN)
 
 
 def class_rows(metrics: Metrics, classes: ClassTable) -> list[ClassRow]:
     """IoU and average precision of every class."""
-    pseudo = metrics["pseudomasks"].get("train", {}).get("classes", {})
+    pseudo = reported(metrics)[0].get("classes", {})
     segmenter, precision = metrics["segmenter"]["val"]["classes"], metrics["classifier"]["val"]["classes"]
     return [ClassRow(name, pseudo.get(name), segmenter.get(name), precision.get(name)) for name in classes.names]
 
@@ -113,26 +168,44 @@ def class_rows(metrics: Metrics, classes: ClassTable) -> list[ClassRow]:
 def notes(metrics: Metrics) -> list[str]:
     """What a reader must know before any figure."""
     found = []
-    val = metrics["classifier"]["val"]
-    if val["map"] is not None and val["map"] - val["chance_map"] < LEARNED * (1 - val["chance_map"]):
+    if segmenter_saw_truth(metrics):
         found.append(
-            f"The classifier has hardly learned: its val mAP is {val['map']:.3f}, and a random ranking gets "
-            f"{val['chance_map']:.3f}. Masks made from it "
-            "are no better than chance; train longer, or from pretrained weights."
+            "The segmenter of this run has seen true masks: it was trained on those of the train split "
+            "(train_segmenter.supervision: truth). Its scores are the fully supervised upper bound for the same "
+            "network, and no result of learning from image-level labels."
         )
+    val = metrics["classifier"]["val"]
+    if not has_learned(val["map"], val["chance_map"]):
+        found.append(not_learned("val", val["map"], val["chance_map"]))
     if metrics["segmenter"]["val"]["miou"] is None:
         found.append("The val split has no masks to score against: mIoU is not known, only pictures are shown.")
-    train = metrics["pseudomasks"].get("train", {"miou": None})
+    train, _ = reported(metrics)
     spectral = train.get("compare", {}).get("spectral", {"miou": None})["miou"]
     if spectral is not None and spectral > train["miou"]:
         found.append(
             f"Single pixels tell these classes apart: a classifier that sees one pixel at a time, trained on the same "
             f"image-level labels, makes masks of mIoU {spectral:.3f}, and this run's have {train['miou']:.3f}."
         )
-    empty = {name: scores["empty"] for name, scores in metrics["pseudomasks"].items() if scores["empty"]}
+    empty = {name: scores["empty"] for name, scores in metrics["pseudomasks"].items() if scores.get("empty")}
     for name, count in empty.items():
         found.append(f"{count} images of {name} have no candidate class; their pseudo-masks are wholly ignored.")
     return found
+
+
+def reported(metrics: Metrics) -> tuple[Metrics, str]:
+    """The scores of train pseudo-masks to report, and words for what they leave out.
+
+    Where a tune list exists these are the scores of the other images; empty where train has no pseudo-masks.
+    """
+    masks = metrics["pseudomasks"]
+    if "score" in masks:
+        return masks["score"], " of the images that no setting was chosen by"
+    return masks.get("train", {}), ""
+
+
+def segmenter_saw_truth(metrics: Metrics) -> bool:
+    """Whether the segmenter is the fully supervised upper bound."""
+    return bool(metrics["segmenter"].get("supervision") == "truth")
 
 
 def provenance(seed: int, *, models: Iterable[nn.Module]) -> dict[str, str | int]:
@@ -148,7 +221,12 @@ def provenance(seed: int, *, models: Iterable[nn.Module]) -> dict[str, str | int
 
 
 def _compare_row(
-    name: str, config: ExtractConfig | None, scores: Mapping[str, Any], *, chosen: bool = False
+    name: str,
+    config: ExtractConfig | None,
+    scores: Mapping[str, Any],
+    *,
+    label_free: Mapping[str, float | None],
+    chosen: bool = False,
 ) -> CompareRow:
     return CompareRow(
         name=name,
@@ -158,6 +236,7 @@ def _compare_row(
         miou=scores["miou"],
         pixel_accuracy=scores["pixel_accuracy"],
         coverage=scores["coverage"],
+        label_free=label_free.get(recipe_name(config)) if config else None,
         chosen=chosen,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.evaluation.confusion import ConfusionTable
 from ctm.evaluation.figures import class_colours, curves_svg, heat_picture, mask_picture, number, photo_picture
+from ctm.evaluation.sheet import Sheet, sheet_classes, sheet_pictures
 from ctm.evaluation.style import NONE, render
 
 __all__ = ["ClassRow", "CompareRow", "Headline", "Panel", "ReportData", "render_report"]
 
+LOSS_WORDS = ("loss", "bce")
 SCORE_WORDS = ("map", "miou", "accuracy", "sparsity")
 """Columns of a history whose name has one of these words hold values of 0..1."""
 
@@ -34,7 +36,10 @@ class Headline:
 
 @dataclass(frozen=True)
 class CompareRow:
-    """Pseudo-masks of the train split made in one way; ``chosen`` marks those that the segmenter learnt from."""
+    """Pseudo-masks of the train split made in one way; ``chosen`` marks those that the segmenter learnt from.
+
+    ``label_free`` is the score by which the strategy auto chose among recipes, None where it did not look at this one.
+    """
 
     name: str
     strategy: str
@@ -43,6 +48,7 @@ class CompareRow:
     miou: float | None = None
     pixel_accuracy: float | None = None
     coverage: float | None = None
+    label_free: float | None = None
     chosen: bool = False
 
 
@@ -94,6 +100,9 @@ class ReportData:
         label_source: where the candidates of the pseudo-masks come from.
         headline: the figures at the top.
         compare: pseudo-masks made in several ways.
+        sheet: the same in pictures, None where there are none.
+        saw_truth: the segmenter was trained on true masks, as the upper bound.
+        auto: how the recipe was chosen, in words; None where params.yaml names it.
         per_class: scores of each class.
         confusion: which class the segmenter takes for which on val, None where there is no truth.
         panels: samples in pictures.
@@ -113,6 +122,9 @@ class ReportData:
     label_source: Literal["image", "predicted"] = "image"
     headline: Sequence[Headline] = ()
     compare: Sequence[CompareRow] = ()
+    sheet: Sheet | None = None
+    saw_truth: bool = False
+    auto: str | None = None
     per_class: Sequence[ClassRow] = ()
     confusion: ConfusionTable | None = None
     panels: Sequence[Panel] = ()
@@ -132,8 +144,11 @@ def render_report(data: ReportData) -> str:
         "report.html.j2",
         data=data,
         scored=any(row.miou is not None for row in data.compare),
+        label_free=any(row.label_free is not None for row in data.compare),
         swatches=swatches,
         legend=_legend(data),
+        sheet_legend=_in_order(data, sheet_classes(data.sheet, data.classes)) if data.sheet else [],
+        sheet_rows=sheet_pictures(data.sheet, colours) if data.sheet else [],
         panels=[_pictures(panel, colours) for panel in data.panels],
         charts=[*_charts("Classifier", data.classifier_history), *_charts("Segmenter", data.segmenter_history)],
         kept=sum(map(sum, data.gates)),
@@ -151,6 +166,11 @@ def _legend(data: ReportData) -> list[str]:
         for mask in (panel.truth, panel.pseudo_mask, panel.prediction):
             if mask is not None:
                 shown |= {data.classes.names[k] for k in np.unique(mask) if k != IGNORE}
+    return _in_order(data, shown)
+
+
+def _in_order(data: ReportData, shown: Container[str]) -> list[str]:
+    """Those of the classes' names that are shown."""
     return [name for name in data.classes.names if name in shown]
 
 
@@ -179,7 +199,7 @@ def _pictures(panel: Panel, colours: NDArray[np.uint8]) -> dict[str, Any]:
 def _charts(model: str, rows: Sequence[Mapping[str, object]]) -> list[tuple[str, Markup]]:
     """Titles and SVG elements of a model's losses, scores and open heads, as far as its history has them."""
     columns = [c for c in (rows[0] if rows else ()) if any(math.isfinite(number(row.get(c))) for row in rows)]
-    losses = [c for c in columns if "loss" in c]
+    losses = [c for c in columns if any(word in c for word in LOSS_WORDS)]
     scores = [c for c in columns if any(word in c for word in SCORE_WORDS) and c not in losses]
     heads = [c for c in columns if "open_heads" in c]
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.runtime.progress import track
 from ctm.stage import Metrics
 
-__all__ = ["Mask", "count_masks", "score_classifier", "score_masks", "segment"]
+__all__ = ["Mask", "count_masks", "score_classifier", "score_lists", "score_masks", "segment"]
 
 Mask = tuple[int, NDArray[np.uint8]]
 """Index of a sample in its split, and a mask (H, W) of the size of its stored image."""
@@ -58,6 +58,30 @@ def count_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> 
 def score_masks(masks: Iterable[Mask], split: Split, *, classes: ClassTable) -> Metrics:
     """Scores of masks against the truth of their samples: see ``MaskScore``."""
     return count_masks(masks, split, classes=classes).compute()
+
+
+def score_lists(
+    masks: Iterable[Mask], split: Split, *, classes: ClassTable, tune: Collection[str]
+) -> dict[str, Metrics]:
+    """Scores of masks of a split, and, where it holds samples of a tune list, of these and of the others.
+
+    Args:
+        masks: of samples of ``split``.
+        split: the samples; those without truth are passed over.
+        classes: what the mask values mean.
+        tune: keys by whose masks settings were chosen (``ShardFolder.tune``).
+
+    Returns:
+        Scores by the split's name, and, if any sample is in ``tune``, by ``tune`` and ``score``, the rest.
+    """
+    counts = {name: MaskScore(classes) for name in ("tune", "score")}
+    for index, mask in masks:
+        if split.has(index, TRUTH):
+            counts["tune" if split.keys[index] in tune else "score"].update(mask, split.mask(index, TRUTH))
+    whole = MaskScore(classes)
+    whole.matrix += counts["tune"].matrix + counts["score"].matrix
+    lists = counts if any(key in tune for key in split.keys) else {}
+    return {name: count.compute() for name, count in {split.name: whole, **lists}.items()}
 
 
 @torch.inference_mode()

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctm.data.classes import IGNORE, ClassTable
+from ctm.pseudomasks.background import otsu_threshold
 
-__all__ = ["Fill", "assign", "assign_argmax", "assign_paper", "mask_values"]
+__all__ = ["Fill", "assign", "assign_argmax", "assign_paper", "confident_argmax", "mask_values"]
 
 Fill = Literal["nearest", "background", "ignore"]
 """What a pixel gets that no class takes."""
@@ -31,7 +32,8 @@ def assign(
     size: tuple[int, int],
     fill: Fill,
     background: int | None = None,
-    background_threshold: float = 0.0,
+    background_threshold: float | None = 0.0,
+    normalised: bool = False,
 ) -> NDArray[np.uint8]:
     """The mask by the named rule; the arguments are those of ``assign_paper`` and ``assign_argmax``."""
     if rule == "paper":
@@ -46,6 +48,7 @@ def assign(
         fill=fill,
         background=background,
         background_threshold=background_threshold,
+        normalised=normalised,
     )
 
 
@@ -80,7 +83,7 @@ def assign_paper(
     classes = _classes(candidates)
     if not len(classes):
         return np.full(size, IGNORE, dtype=np.uint8)
-    scores = _upsample(_values(maps)[classes], size)  # (K, H, W)
+    scores = _upsample(_values(maps[classes]), size)  # (K, H, W)
     mean = scores.mean(dim=(1, 2), keepdim=True)
     foreground = (scores >= mean - TOLERANCE * mean.abs()).numpy()
     mask = np.full(size, blank, dtype=np.uint8)
@@ -96,7 +99,9 @@ def assign_argmax(
     size: tuple[int, int],
     fill: Fill,
     background: int | None = None,
-    background_threshold: float = 0.0,
+    background_threshold: float | None = 0.0,
+    *,
+    normalised: bool = False,
 ) -> NDArray[np.uint8]:
     """Each map is divided by its sum, and each pixel goes to the candidate with the largest value there.
 
@@ -112,7 +117,8 @@ def assign_argmax(
         background: value painted for the background; needed by fill "background" alone. The number of tokens is one
             that no class has, and the one that ``mask_values`` expects.
         background_threshold: with fill "background" a pixel is background if every candidate's map, scaled to
-            maximum 1, is below it.
+            maximum 1, is below it; None: the image's own threshold by ``otsu_threshold``.
+        normalised: the maps are compared as they are, since they were divided by their sums before.
 
     Returns:
         Token indices 0..C-1, ``background`` and 255 (ignore), (H, W). All 255 if there is no candidate.
@@ -120,19 +126,55 @@ def assign_argmax(
     Raises:
         ValueError: fill "background" without a background value, or with one outside 0..254.
     """
-    blank = _blank(fill, background)
-    values, classes = _values(maps), _classes(candidates)
+    return confident_argmax(
+        maps,
+        probabilities,
+        candidates,
+        size,
+        fill,
+        background,
+        background_threshold,
+        normalised=normalised,
+    )[0]
+
+
+def confident_argmax(
+    maps: Tensor,
+    probabilities: Tensor,
+    candidates: Tensor,
+    size: tuple[int, int],
+    fill: Fill,
+    background: int | None = None,
+    background_threshold: float | None = 0.0,
+    *,
+    normalised: bool = False,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The mask of ``assign_argmax``, whose arguments these are, and how sure each of its pixels is.
+
+    Returns:
+        The mask, (H, W), and its confidence, (H, W): 255 times the winner's share of the sum of the candidates' maps
+        there, so at least 255 / K where a class was painted; 255 all over if there is one candidate, and 0 where all
+        maps are zero or nothing was decided. Of the background 255 times what the largest map, scaled to maximum 1,
+        falls short of 1; how far a class's pixel is from being background, its confidence does not say.
+    """
+    blank, classes = _blank(fill, background), _classes(candidates)
     if not len(classes):
-        return np.full(size, IGNORE, dtype=np.uint8)
-    if not values[classes].any():
-        classes = classes[_values(probabilities)[classes].argmax()][None]
-    shares = _upsample(_scaled(values[classes], values[classes].sum(dim=(1, 2), keepdim=True)), size)  # (K, H, W)
-    largest, best = shares.max(dim=0)
+        return np.full(size, IGNORE, dtype=np.uint8), np.zeros(size, dtype=np.uint8)
+    values, single = _values(maps[classes]), len(classes) == 1
+    if not values.any():
+        first = _values(probabilities)[classes].argmax()[None]
+        values, classes = values[first], classes[first]
+    scores = _upsample(values if normalised else _scaled(values, values.sum(dim=(1, 2), keepdim=True)), size)
+    largest, best = scores.max(dim=0)  # (H, W)
+    share = torch.ones_like(largest) if single else _scaled(largest, scores.sum(dim=0))
     painted = (largest > 0) if len(classes) > 1 else torch.ones(size, dtype=torch.bool)
     if fill == "background":
-        painted &= _scaled(shares, shares.amax(dim=(1, 2), keepdim=True)).amax(dim=0) >= background_threshold
+        peak = _scaled(scores, scores.amax(dim=(1, 2), keepdim=True)).amax(dim=0)
+        painted &= peak >= (otsu_threshold(peak.numpy()) if background_threshold is None else background_threshold)
+        share = torch.where(painted, share, 1 - peak)
     mask = torch.where(painted, classes[best], blank).to(torch.uint8).numpy()
-    return _spread(mask, painted.numpy()) if fill == "nearest" else mask
+    confidence = (255 * share).round().to(torch.uint8).numpy()
+    return (_spread(mask, painted.numpy()) if fill == "nearest" else mask), confidence
 
 
 def mask_values(mask: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,32 +11,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
+from ctm.data.sample import encode_array
 from ctm.data.shard_index import SplitIndex
 from ctm.data.shard_writer import ShardWriter
-from ctm.data.shards import Split
+from ctm.data.shards import CONFIDENCE, Split
+from ctm.errors import ArtifactError
+from ctm.pseudomasks.ranking import has_learned, rank
 from ctm.stage import Metrics
 
-__all__ = ["MEMBER", "EncodedMask", "write_masks"]
+__all__ = ["LOGITS", "MEMBER", "EncodedMask", "read_mask", "write_masks"]
 
 MEMBER = "png"
 """The shards' member that holds a pseudo-mask."""
 
+LOGITS = "logits.npy"
+"""The member with the classifier's logits, (C,): the ranking of all images cannot be joined from those of parts."""
+
 
 @dataclass(frozen=True)
 class EncodedMask:
-    """A pseudo-mask and its file.
+    """A pseudo-mask and its files.
 
     Attributes:
         index: of the sample in its split.
         png: the mask as it is stored.
         mask: (H, W) mask values, 255 where undecided.
         candidates: (C,) the classes that could be painted.
+        logits: (C,) of the classifier.
+        confidence: the confidence as it is stored, or None.
     """
 
     index: int
     png: bytes
     mask: NDArray[np.uint8]
     candidates: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    confidence: bytes | None = None
 
 
 def write_masks(
@@ -46,27 +57,77 @@ def write_masks(
     Args:
         folder: where the shards go.
         split: the images.
-        masks: one for every image, in order; one is in memory at a time.
+        masks: one for every image, in order; one is in memory at a time, and the logits of all.
         classes: what the mask values mean.
 
     Returns:
         What the index says of the split, and its metrics: ``samples``, how many are ``empty`` for want of a candidate,
-        and the ``coverage``, the fraction of decided pixels.
+        the ``coverage``, the fraction of decided pixels; ``map`` of the classifier on these images by their image-level
+        labels, ``chance_map`` of a random ranking, and whether it has ``learned``. None where there is nothing to say.
     """
     empty, decided, pixels = 0, 0, 0
+    logits = np.zeros((len(split), len(classes.tokens)), dtype=np.float32)
     with ShardWriter(folder, split.name, classes=classes) as writer:
         for found in masks:
             height, width = found.mask.shape
             candidates = [classes.tokens[c] for c in found.candidates.nonzero()[0]]
             writer.add(
                 split.keys[found.index],
-                {MEMBER: found.png},
+                _members(found),
                 labels=candidates,
                 height=height,
                 width=width,
                 georeference=split.georeference(found.index),
             )
+            logits[found.index] = found.logits
             empty += not candidates
             decided += int((found.mask != IGNORE).sum())
             pixels += found.mask.size
-    return writer.entry, {"samples": len(split), "empty": empty, "coverage": decided / pixels if pixels else None}
+    ranking = rank(logits, split.labels)
+    return writer.entry, {
+        "samples": len(split),
+        "empty": empty,
+        "coverage": decided / pixels if pixels else None,
+        "map": ranking.map,
+        "chance_map": ranking.chance,
+        "learned": None if ranking.map is None else has_learned(ranking.map, ranking.chance),
+    }
+
+
+def read_mask(split: Split, index: int, *, confidence: bool) -> EncodedMask:
+    """Reads what ``write_masks`` wrote of a sample.
+
+    Args:
+        split: of a folder of pseudo-masks.
+        index: of the sample in it.
+        confidence: whether the masks have one.
+
+    Raises:
+        ArtifactError: a member is missing or damaged.
+    """
+    return EncodedMask(
+        index=index,
+        png=split.read(index, MEMBER),
+        mask=split.mask(index, MEMBER),
+        candidates=split.labels[index],
+        logits=_logits(split, index),
+        confidence=split.read(index, CONFIDENCE) if confidence else None,
+    )
+
+
+def _members(found: EncodedMask) -> dict[str, bytes]:
+    members = {MEMBER: found.png, LOGITS: encode_array(found.logits)}
+    return members if found.confidence is None else {**members, CONFIDENCE: found.confidence}
+
+
+def _logits(split: Split, index: int) -> NDArray[np.float32]:
+    try:
+        logits: NDArray[np.float32] = np.load(io.BytesIO(split.read(index, LOGITS)), allow_pickle=False)
+        if logits.dtype != np.float32 or logits.shape != split.labels.shape[1:]:
+            raise ValueError(f"{logits.dtype} of shape {logits.shape}")
+    except (EOFError, OSError, SyntaxError, ValueError) as error:
+        raise ArtifactError(
+            f"the logits of {split.keys[index]!r} in split {split.name!r} are damaged ({error}); run "
+            "extract-pseudomasks again"
+        ) from error
+    return logits

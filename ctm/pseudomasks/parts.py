@@ -13,7 +13,10 @@ from ctm.errors import ArtifactError
 from ctm.runtime.context import Part
 from ctm.stage import Config
 
-__all__ = ["PartRecord", "order_parts", "share_of"]
+__all__ = ["CHOSEN", "PartRecord", "order_parts", "share_of"]
+
+CHOSEN = "chosen"
+"""What the index, and the metrics, say with strategy ``auto``: the recipe, and the scores that it was chosen by."""
 
 AGAIN = "run extract-pseudomasks for every part again, from the same inputs and with the same parameters"
 
@@ -90,13 +93,15 @@ def order_parts(folders: Sequence[ShardFolder], *, settings: Mapping[str, Any], 
 
 
 def _check_settings(folder: ShardFolder, settings: Mapping[str, Any]) -> None:
-    about = {name: value for name, value in folder.index.about.items() if name != "part"}
+    about = {name: value for name, value in folder.index.about.items() if name not in ("part", CHOSEN)}
     if folder.index.kind != "masks":
         raise ArtifactError(f"{folder.path} holds {folder.index.kind}, no pseudo-masks: give the parts as --parts")
     differing = [name for name in {**settings, **about} if about.get(name) != settings.get(name)]
     if differing:
         values = ", ".join(f"{name} {about.get(name)}, now {settings.get(name)}" for name in differing)
         raise ArtifactError(f"{folder.path} was made with other settings of extract_pseudomasks ({values}); {AGAIN}")
+    if (CHOSEN in folder.index.about) != (settings.get("strategy") == "auto"):
+        raise ArtifactError(f"{folder.path}: its index does not fit the strategy {settings.get('strategy')}; {AGAIN}")
 
 
 def _record(folder: ShardFolder, *, shards: str) -> PartRecord:
@@ -119,6 +124,8 @@ def _check_complete(found: Sequence[tuple[PartRecord, ShardFolder]]) -> None:
             )
         if record.pruned != first.pruned:
             raise ArtifactError(f"{folder.path} and {found[0][1].path} come from different classifiers; {AGAIN}")
+        if _recipe(folder) != _recipe(found[0][1]):
+            raise ArtifactError(f"{folder.path} and {found[0][1].path} chose their strategies differently; {AGAIN}")
     times = Counter(record.number for record, _ in found)
     doubled = [str(folder.path) for record, folder in found if times[record.number] > 1]
     if doubled:
@@ -129,3 +136,8 @@ def _check_complete(found: Sequence[tuple[PartRecord, ShardFolder]]) -> None:
             f"of the {first.count} parts of the pseudo-masks, {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing: name each part with --parts"
         )
+
+
+def _recipe(folder: ShardFolder) -> object:
+    """What the strategy auto chose; its scores may differ in their last digits from machine to machine."""
+    return folder.index.about.get(CHOSEN, {}).get("recipe")

@@ -9,6 +9,7 @@ from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.evaluation.config import EvaluateConfig
 from ctm.models.config import GatesConfig, ModelConfig, PruneHeadsConfig
 from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.recipes import recipe_config
 from ctm.runtime.context import Context, Precision
 from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
@@ -67,13 +68,17 @@ def run(
     from ctm.evaluation.report import ReportData, render_report
     from ctm.evaluation.scoring import count_masks, score_classifier, segment
     from ctm.models.io import load_classifier
-    from ctm.models.segmenter import load_segmenter
+    from ctm.models.segmenter import load_segmenter, read_supervision
+    from ctm.pseudomasks.parts import CHOSEN
+    from ctm.pseudomasks.samples import spread
     from ctm.training.device import pick_device
     from ctm.training.history import read_history
 
-    device, extraction = pick_device(context.device), config.extract_pseudomasks
+    device = pick_device(context.device)
     work: dict[str, Any] = {"device": device, "batch_size": config.evaluate.batch_size, "workers": context.workers}
     data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
+    chosen = pseudo.index.about.get(CHOSEN)
+    extraction = recipe_config(chosen["recipe"], config.extract_pseudomasks) if chosen else config.extract_pseudomasks
     gated, classes, inputs = load_classifier(classifier)
     small, pruned_classes, _ = load_classifier(pruned)
     network, segmenter_classes, network_inputs = load_segmenter(segmenter)
@@ -86,7 +91,7 @@ def run(
     )
     histories = [read_history(folder / "history.csv") for folder in (classifier, segmenter)]
     val = data.split("val")
-    shown = page.choose_samples(val, config.evaluate.panels)
+    shown = spread(len(val), config.evaluate.panels)
     predictions: dict[int, NDArray[np.uint8]] = {}
     segmented = count_masks(
         _keep(segment(network, val, network_inputs, **work), shown, kept=predictions), val, classes=classes
@@ -96,26 +101,38 @@ def run(
     metrics: Metrics = {
         "classifier": {"val": score_classifier(gated, val, inputs, classes=classes, **work)},
         "heads": _heads(small.kept_heads, small.original_heads),
-        "pseudomasks": {name: _score_pseudomasks(pseudo, data, name) for name in pseudo.splits},
-        "segmenter": {"val": segmented.compute()},
+        "pseudomasks": {
+            name: scores for split in pseudo.splits for name, scores in _score_pseudomasks(pseudo, data, split).items()
+        },
+        "segmenter": {"val": segmented.compute(), "supervision": read_supervision(segmenter)},
     }
+    if chosen:
+        metrics[CHOSEN] = chosen
     if "train" in pseudo.splits:
-        metrics["pseudomasks"]["train"]["compare"] = {
-            entry: dict.fromkeys(BRIEF)  # without truth there is nothing to compare by
-            if metrics["pseudomasks"]["train"]["miou"] is None
-            else _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
-            for entry in config.evaluate.compare
-        }
+        for entry in config.evaluate.compare:
+            compared = (
+                {"train": dict.fromkeys(BRIEF)}  # without truth there is nothing to compare by
+                if metrics["pseudomasks"]["train"]["miou"] is None
+                else _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
+            )
+            for name, scores in compared.items():
+                metrics["pseudomasks"][name].setdefault("compare", {})[entry] = scores
+    pictured: dict[str, Any] = {"model": small, "inputs": inputs, "classes": classes, "config": extraction}
+    sheet = page.compare_sheet(
+        config.evaluate.compare,
+        data,
+        panels=config.evaluate.panels,
+        pseudomasks=pseudo,
+        device=device,
+        **pictured,
+    )
     panels = page.make_panels(
         val,
         shown,
-        model=small,
-        inputs=inputs,
-        classes=classes,
-        config=extraction,
         pseudomasks=pseudo,
         predictions=predictions,
         device=device,
+        **pictured,
     )
     name = Path(config.dataset.root).name
     text = render_report(
@@ -128,6 +145,9 @@ def run(
             label_source=extraction.label_source,
             headline=page.headlines(metrics),
             compare=page.compare_rows(metrics, extraction),
+            sheet=sheet,
+            saw_truth=page.segmenter_saw_truth(metrics),
+            auto=page.auto_words(metrics),
             per_class=page.class_rows(metrics, classes),
             confusion=confusion_table(counts, classes.names),
             panels=panels,
@@ -144,13 +164,15 @@ def run(
     return metrics
 
 
-def _score_pseudomasks(pseudo: ShardFolder, data: ShardFolder, name: str) -> Metrics:
-    """Scores of the written pseudo-masks of a split, and how many samples had no candidate class."""
-    from ctm.evaluation.scoring import score_masks
+def _score_pseudomasks(pseudo: ShardFolder, data: ShardFolder, name: str) -> dict[str, Metrics]:
+    """Scores of the written pseudo-masks of a split and its lists, and how many samples had no candidate class."""
+    from ctm.evaluation.scoring import score_lists
 
     masks, images = pseudo.split(name), data.split(name)
     found = ((images.index_of(key), masks.mask(index, "png")) for index, key in enumerate(masks.keys))
-    return {**score_masks(found, images, classes=data.classes), "empty": int((~masks.labels.any(axis=1)).sum())}
+    scores = score_lists(found, images, classes=data.classes, tune=data.tune)
+    scores[name]["empty"] = int((~masks.labels.any(axis=1)).sum())
+    return scores
 
 
 def _compare(
@@ -162,10 +184,10 @@ def _compare(
     config: EvaluateStageConfig,
     device: torch.device,
     workers: int,
-) -> Metrics:
-    """Scores of the train split's masks made in another way."""
+) -> dict[str, Metrics]:
+    """Scores of the train split's masks made in another way, of all and by list."""
     from ctm.evaluation.compare import compared_masks
-    from ctm.evaluation.scoring import score_masks
+    from ctm.evaluation.scoring import score_lists
 
     train = data.split("train")
     masks = compared_masks(
@@ -179,8 +201,8 @@ def _compare(
         device=device,
         workers=workers,
     )
-    scores = score_masks(masks, train, classes=data.classes)
-    return {name: scores[name] for name in BRIEF}
+    found = score_lists(masks, train, classes=data.classes, tune=data.tune)
+    return {name: {figure: scores[figure] for figure in BRIEF} for name, scores in found.items()}
 
 
 def _keep(masks: Iterable[Mask], wanted: Container[int], *, kept: dict[int, NDArray[np.uint8]]) -> Iterator[Mask]:

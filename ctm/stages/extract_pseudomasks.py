@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGE"]
 
+logger = logging.getLogger(__name__)
+
 
 class ExtractStageConfig(Config):
     """What extract_pseudomasks reads of params.yaml."""
@@ -24,25 +27,41 @@ class ExtractStageConfig(Config):
 
 
 def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: Path, pseudomasks: Path) -> Metrics:
-    """Writes shards of masks whose keys are those of ``shards``; returns counts and coverage per split.
+    """Writes shards of masks whose keys are those of ``shards``; returns counts, coverage and the classifier's mAP.
 
-    A run of one part of the samples does so for these; the stage merge_pseudomasks makes a whole of all parts.
+    A run of one part of the samples does so for these; the stage merge_pseudomasks makes a whole of all parts. With
+    strategy ``auto`` every part chooses by the same images of the whole train split.
     """
     from ctm.data.classes import check_same_classes
     from ctm.data.shard_index import ShardIndex, write_index
     from ctm.data.shards import ShardFolder
     from ctm.models.io import load_classifier
+    from ctm.pseudomasks.auto import choose
     from ctm.pseudomasks.extract import extract_pseudomasks
     from ctm.pseudomasks.mask_shards import write_masks
-    from ctm.pseudomasks.parts import PartRecord, share_of
+    from ctm.pseudomasks.parts import CHOSEN, PartRecord, share_of
+    from ctm.pseudomasks.ranking import not_learned
     from ctm.runtime.digest import digest_artifact
     from ctm.training.device import pick_device
 
-    settings, part = config.extract_pseudomasks, context.part
+    settings, part, device = config.extract_pseudomasks, context.part, pick_device(context.device)
+    about = settings.model_dump(mode="json")
     data = ShardFolder.open(shards)
     model, classes, inputs = load_classifier(pruned)
     check_same_classes(shards=data.classes, pruned=classes)
     entries, metrics = {}, Metrics()
+    if settings.strategy == "auto":
+        choice = choose(
+            model,
+            data.split("train"),
+            inputs,
+            classes=classes,
+            config=settings,
+            device=device,
+            workers=context.workers,
+        )
+        settings = choice.config
+        about[CHOSEN] = metrics[CHOSEN] = {"recipe": choice.recipe, "scores": choice.scores}
     for name in settings.splits:
         split = data.split(name)
         split = split.between(share_of(part, samples=len(split), batch_size=settings.batch_size))
@@ -52,12 +71,13 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
             inputs,
             classes=classes,
             config=settings,
-            device=pick_device(context.device),
+            device=device,
             workers=context.workers,
             description=f"pseudo-masks of {name}",
         )
         entries[name], metrics[name] = write_masks(pseudomasks, split, _encoded(masks), classes=classes)
-    about = settings.model_dump(mode="json")
+        if part == WHOLE and metrics[name]["learned"] is False:  # a part may have too few images to say it
+            logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
     if part != WHOLE:
         digests = {"shards": digest_artifact(shards), "pruned": digest_artifact(pruned)}
         about["part"] = PartRecord(number=part.number, count=part.count, **digests).model_dump(mode="json")
@@ -71,7 +91,14 @@ def _encoded(masks: Iterable[PseudoMask]) -> Iterator[EncodedMask]:
     from ctm.pseudomasks.mask_shards import EncodedMask
 
     for found in masks:
-        yield EncodedMask(found.index, encode_mask(found.mask), found.mask, found.candidates)
+        yield EncodedMask(
+            index=found.index,
+            png=encode_mask(found.mask),
+            mask=found.mask,
+            candidates=found.candidates,
+            logits=found.logits,
+            confidence=None if found.confidence is None else encode_mask(found.confidence),
+        )
 
 
 STAGE = Stage(

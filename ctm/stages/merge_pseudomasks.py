@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ctm.data.classes import check_same_classes
@@ -10,14 +12,17 @@ from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.mask_shards import MEMBER, EncodedMask, write_masks
-from ctm.pseudomasks.parts import AGAIN, order_parts
+from ctm.pseudomasks.mask_shards import EncodedMask, read_mask, write_masks
+from ctm.pseudomasks.parts import AGAIN, CHOSEN, order_parts
+from ctm.pseudomasks.ranking import not_learned
 from ctm.runtime.context import Context
 from ctm.runtime.digest import digest_artifact
 from ctm.runtime.progress import track
 from ctm.stage import Config, Kind, Metrics, Output, Parts, Profile, Ref, Stage
 
 __all__ = ["STAGE"]
+
+logger = logging.getLogger(__name__)
 
 
 class MergeStageConfig(Config):
@@ -41,10 +46,15 @@ def run(
     ordered = order_parts([ShardFolder.open(part) for part in parts], settings=about, shards=digest_artifact(shards))
     check_same_classes(shards=data.classes, **{name: folder.classes for name, folder in ordered.items()})
     entries, metrics = {}, Metrics()
+    if settings.strategy == "auto":
+        about[CHOSEN] = metrics[CHOSEN] = next(iter(ordered.values())).index.about[CHOSEN]
     for name in settings.splits:
         split = data.split(name)
-        masks = track(_masks(split, ordered), description=f"pseudo-masks of {name}", total=len(split))
+        read = _masks(split, ordered, confidence=settings.confidence)
+        masks = track(read, description=f"pseudo-masks of {name}", total=len(split))
         entries[name], metrics[name] = write_masks(pseudomasks, split, masks, classes=data.classes)
+        if metrics[name]["learned"] is False:
+            logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
     index = ShardIndex(
         kind="masks", classes=data.classes.names, background=data.classes.background, splits=entries, about=about
     )
@@ -52,14 +62,14 @@ def run(
     return metrics
 
 
-def _masks(split: Split, parts: Mapping[str, ShardFolder]) -> Iterator[EncodedMask]:
+def _masks(split: Split, parts: Mapping[str, ShardFolder], *, confidence: bool) -> Iterator[EncodedMask]:
     """The masks of one split, part by part, each held against the image whose turn it is."""
     turn = 0
     for name, folder in parts.items():
         part = folder.split(split.name)
         for own, key in enumerate(part.keys):
             _check_turn(key, split, turn, name=name)
-            yield EncodedMask(turn, part.read(own, MEMBER), part.mask(own, MEMBER), part.labels[own])
+            yield replace(read_mask(part, own, confidence=confidence), index=turn)
             turn += 1
     if turn != len(split):
         raise ArtifactError(f"split {split.name!r} has {len(split)} images, but the parts hold {turn} masks; {AGAIN}")

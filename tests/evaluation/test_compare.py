@@ -12,7 +12,7 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ParamsError
-from ctm.evaluation.compare import compared_masks, recipe_config
+from ctm.evaluation.compare import compared_masks
 from ctm.evaluation.scoring import Mask, score_masks
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
@@ -46,23 +46,6 @@ def masks(
             workers=0,
         )
     )
-
-
-def test_a_recipe_changes_how_maps_are_read_and_nothing_else():
-    config = ExtractConfig(
-        strategy="relevance",
-        blocks=2,
-        refinement="affinity",
-        label_source="predicted",
-        threshold=0.3,
-        fill="ignore",
-        batch_size=7,
-        splits=("val",),
-    )
-    found = recipe_config("attention", config)
-    changed = {"strategy": "attention", "assignment": "paper", "refinement": "none"}
-    assert found == config.model_copy(update=changed)
-    assert isinstance(found, ExtractConfig)
 
 
 def test_an_unknown_entry_is_refused(model: ClassTokenViT, tiny_shards: ShardFolder):

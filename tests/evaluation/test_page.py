@@ -62,15 +62,6 @@ def metrics(place: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-@pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [0]), (2, [0, 7]), (3, [0, 4, 7]), (8, list(range(8)))])
-def test_samples_are_spread_evenly_over_the_split(tiny_shards: ShardFolder, count: int, expected: list[int]):
-    assert page.choose_samples(tiny_shards.split("val"), count) == expected
-
-
-def test_a_split_with_fewer_samples_is_shown_whole(tiny_shards: ShardFolder):
-    assert page.choose_samples(tiny_shards.split("val"), 100) == list(range(8))
-
-
 def test_the_headlines_are_the_four_figures_that_matter():
     values = [headline.value for headline in page.headlines(METRICS)]
     assert values == [0.7, 0.65, 0.9, 0.25]
@@ -96,6 +87,22 @@ def test_the_runs_own_masks_lead_the_comparison():
     assert (rows[0].strategy, rows[0].assignment, rows[0].refinement) == ("relevance", "argmax", "affinity")
     assert (rows[1].assignment, rows[1].refinement) == (None, None)
     assert (rows[2].strategy, rows[2].assignment, rows[2].refinement) == ("attention", "paper", "none")
+
+
+def test_recipes_that_auto_looked_at_show_the_score_that_it_chose_by():
+    changed = metrics("chosen", {"recipe": "relevance", "scores": {"relevance": {"score": 0.8}, "cam": {"score": 0.1}}})
+    rows = page.compare_rows(changed, ExtractConfig())
+    assert [row.label_free for row in rows] == [0.8, None, None]
+    assert "auto chose relevance" in str(page.auto_words(changed))
+    assert page.auto_words(METRICS) is None
+
+
+def test_a_segmenter_that_saw_truth_is_called_an_upper_bound_first_of_all():
+    changed = metrics("segmenter.supervision", "truth")
+    assert "upper bound" in page.notes(changed)[0]
+    assert "has seen true masks" in page.notes(changed)[0]
+    assert "upper bound" in page.headlines(changed)[1].explanation
+    assert page.notes(metrics("segmenter.supervision", "pseudomasks")) == []
 
 
 def test_without_masks_of_train_nothing_is_compared():
@@ -218,3 +225,39 @@ def test_missing_truth_and_missing_pseudomasks_leave_gaps(
 
 def test_no_sample_gives_no_panel(tiny_shards: ShardFolder, model: ClassTokenViT, pseudomasks: ShardFolder):
     assert panels(tiny_shards, model, pseudomasks, indices=[]) == []
+
+
+def sheet(shards: ShardFolder, model: ClassTokenViT, masks: ShardFolder, *entries: str, count: int = 3) -> Any:
+    return page.compare_sheet(
+        entries,
+        shards,
+        panels=count,
+        model=model,
+        inputs=InputSpec((32, 32), 15, 1e-4),
+        classes=shards.classes,
+        config=ExtractConfig(confidence=True),
+        pseudomasks=masks,
+        device=torch.device("cpu"),
+    )
+
+
+def test_the_compared_recipes_are_shown_beside_the_runs_own_masks(
+    tiny_shards: ShardFolder, model: ClassTokenViT, pipeline: Any
+):
+    masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
+    found = sheet(tiny_shards, model, masks, "random", "attention", "relevance")
+    assert found.columns == ["truth", "this run", "attention", "relevance"]
+    assert found.marked == "this run"
+    own, train = masks.split("train"), tiny_shards.split("train")
+    assert [row.key for row in found.rows] == [train.keys[0], train.keys[12], train.keys[23]]
+    assert np.array_equal(found.rows[1].masks[1], own.mask(own.index_of(train.keys[12]), "png"))
+    assert all(mask.shape == (32, 32) for row in found.rows for mask in row.masks)
+
+
+def test_without_recipes_samples_or_masks_of_train_there_is_no_sheet(
+    tiny_shards: ShardFolder, model: ClassTokenViT, pipeline: Any, pseudomasks: ShardFolder
+):
+    masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
+    assert sheet(tiny_shards, model, masks, "random") is None
+    assert sheet(tiny_shards, model, masks, "attention", count=0) is None
+    assert sheet(tiny_shards, model, pseudomasks, "attention") is None

@@ -15,6 +15,7 @@ from PIL import Image
 from ctm.data.classes import ClassTable
 from ctm.evaluation.confusion import confusion_table
 from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel, ReportData, render_report
+from ctm.evaluation.sheet import Sheet, SheetRow
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 RNG = np.random.default_rng(0)
@@ -248,3 +249,36 @@ def test_eight_photographs_with_maps_stay_under_three_megabytes():
         {n: RNG.random((16, 16)) for n in CLASSES.names},
     )
     assert len(render_report(replace(DATA, panels=[one] * 8))) < 3_000_000
+
+
+def test_the_losses_with_and_without_masking_share_one_chart():
+    rows = [
+        {"epoch": 1, "train_bce": 0.4, "train_bce_unmasked": 0.5, "train_patch_bce": 0.6, "val_map": 0.3, "lr": 0.1},
+        {"epoch": 2, "train_bce": 0.3, "train_bce_unmasked": 0.5, "train_patch_bce": 0.5, "val_map": 0.4, "lr": 0.1},
+    ]
+    html = render_report(replace(DATA, classifier_history=rows, segmenter_history=[]))
+    assert html.count('class="chart card"') == 2
+    loss, scores = html.split('class="chart card"')[1:]
+    assert all(word in loss for word in ("train BCE unmasked", "train patch BCE"))
+    assert "BCE" not in scores.split("</figure>")[0]
+
+
+def test_compared_masks_are_shown_in_pictures_and_label_free_scores_where_there_are_any():
+    sheet = Sheet(["truth", "cam"], [SheetRow("scene_7", ["forest"], panel().image, [mask(), None])], marked="cam")
+    html = render_report(replace(DATA, sheet=sheet, auto="The strategy auto chose cam."))
+    Page(html)
+    assert "scene_7" in html
+    assert "The strategy auto chose cam." in html
+    assert "Label-free" not in html
+    scored = replace(DATA, compare=[CompareRow("cam", "cam", label_free=0.125)])
+    assert "0.125" in render_report(scored)
+
+
+def test_an_upper_bound_is_not_said_to_have_learned_from_labels_alone():
+    alone = "uses nothing of the true masks"
+    assert alone in render_report(DATA)
+    html = render_report(replace(DATA, saw_truth=True))
+    assert alone not in html
+    assert "trained on <b>true masks</b>" in html
+    assert '<span class="tag">not trained on</span>' in html
+    assert '<span class="tag">used</span>' in render_report(DATA)

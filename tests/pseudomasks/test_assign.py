@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ctm.data.classes import ClassTable
-from ctm.pseudomasks.assign import assign, assign_argmax, assign_paper, mask_values
+from ctm.pseudomasks.assign import assign, assign_argmax, assign_paper, confident_argmax, mask_values
 
 NONE = 255
 
@@ -152,6 +152,57 @@ def test_argmax_background_is_where_every_map_scaled_to_maximum_one_is_below_the
     assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.15) == [[0, 0, 0, 1, 1]]
     assert argmax(maps_of([0, 1, 4]), [0.5], **options, background_threshold=0.5) == [[7, 7, 0]]
     assert argmax(maps_of([0, 0]), [0.5], **options, background_threshold=0.5) == [[7, 7]]
+
+
+def test_argmax_background_without_a_threshold_is_below_otsus():
+    # scaled to maximum 1: [1 .9 .8 .1 0]; the widest gap is between .1 and .8
+    options = {"fill": "background", "background": 7, "background_threshold": None}
+    assert argmax(maps_of([10, 9, 8, 1, 0]), [0.5], **options) == [[0, 0, 0, 7, 7]]
+    assert argmax(maps_of([3, 3, 3]), [0.5], **options) == [[0, 0, 0]]
+
+
+def test_argmax_of_normalised_maps_compares_them_as_they_are():
+    maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
+    assert argmax(maps, [0.1, 0.9], normalised=True) == [[1, 1, 1, 1]]
+
+
+def confident(maps: Tensor, probabilities: list[float], **options) -> tuple[list, list]:
+    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
+    options.setdefault("size", tuple(maps.shape[1:]))
+    mask, confidence = confident_argmax(maps, probabilities=torch.tensor(probabilities), **options)
+    assert mask.dtype == confidence.dtype == np.uint8
+    assert mask.tolist() == argmax(maps, probabilities, **options)
+    return mask.tolist(), confidence.tolist()
+
+
+def test_confidence_is_the_winners_share_of_the_maps_divided_by_their_sums():
+    # divided by their sums: [.5 .5 0 0] and [.1 .2 .3 .4]
+    maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
+    shares = [0.5 / 0.6, 0.5 / 0.7, 1, 1]
+    assert confident(maps, [0.1, 0.9]) == ([[0, 0, 1, 1]], [[round(255 * share) for share in shares]])
+    shares = [10 / 11, 20 / 21, 1, 1]
+    expected = [[round(255 * share) for share in shares]]
+    assert confident(maps, [0.1, 0.9], normalised=True) == ([[1, 1, 1, 1]], expected)
+
+
+def test_confidence_of_k_equal_maps_is_one_kth():
+    assert confident(torch.ones(5, 1, 2), [0.5] * 5)[1] == [[51, 51]]
+
+
+def test_confidence_is_full_where_only_one_class_can_be_and_none_where_no_map_says_anything():
+    assert confident(maps_of([0, 0, 5]), [0.2])[1] == [[255, 255, 255]]
+    maps = maps_of([1, 0, 0], [0, 0, 1])
+    assert confident(maps, [0.5, 0.5]) == ([[0, NONE, 1]], [[255, 0, 255]])
+    assert confident(maps, [0.5, 0.5], fill="nearest")[1] == [[255, 0, 255]]
+    assert confident(torch.zeros(2, 1, 2), [0.2, 0.6]) == ([[1, 1]], [[0, 0]])
+    assert confident(torch.ones(2, 1, 2), [0.2, 0.6], candidates=torch.tensor([False, False]))[1] == [[0, 0]]
+
+
+def test_confidence_of_background_is_what_the_largest_map_falls_short_of_one():
+    options = {"fill": "background", "background": 7, "background_threshold": 0.3}
+    mask, confidence = confident(maps_of([10, 5, 2, 0, 0], [0, 0, 1, 5, 10]), [0.5, 0.5], **options)
+    assert mask == [[0, 0, 7, 1, 1]]
+    assert confidence == [[255, 255, round(255 * 0.8), 255, 255]]
 
 
 def test_argmax_upsamples_to_a_non_square_size():

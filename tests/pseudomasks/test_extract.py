@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
+from ctm.data.loaders import ShardDataset
 from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError, ParamsError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.pruning import prune_heads
+from ctm.pseudomasks.assign import assign_argmax
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.extract import PseudoMask, check_fill, extract_pseudomasks
+from ctm.pseudomasks.pamr import refine_pixels
 
 NAMES = tuple("abcdefgh")
 PLAIN = ClassTable(NAMES)
@@ -57,6 +61,7 @@ def extract(
         {"strategy": "relevance"},
         {"strategy": "relevance", "blocks": 1, "refinement": "affinity"},
         {"strategy": "attention", "assignment": "paper"},
+        {"strategy": "relevance", "refinement": "affinity+pamr", "confidence": True},
         {"strategy": "relevance", "label_source": "predicted", "assignment": "paper", "fill": "ignore"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
@@ -69,6 +74,10 @@ def test_masks_do_not_depend_on_the_batch_size(
     assert [found.index for found in one] == [found.index for found in five] == list(range(8))
     for first, second in zip(one, five, strict=True):
         assert first.mask.tobytes() == second.mask.tobytes()
+        assert (first.confidence is None) == ("confidence" not in settings)
+        if first.confidence is not None:
+            assert np.abs(first.confidence.astype(int) - second.confidence.astype(int)).max() <= 1
+        np.testing.assert_allclose(first.logits, second.logits, rtol=1e-4, atol=1e-5)
         assert first.candidates.tolist() == second.candidates.tolist()
         np.testing.assert_allclose(first.maps, second.maps, rtol=1e-4, atol=1e-6)
 
@@ -176,6 +185,58 @@ def test_masks_come_before_the_split_has_been_read(
         assert np.array_equal(next(masks).mask, next(expected).mask)
     with pytest.raises(ArtifactError, match="damaged"):
         next(masks)
+
+
+def test_pamr_refines_the_maps_of_the_candidates_by_the_models_own_input(
+    model: ClassTokenViT, tiny_shards: ShardFolder
+):
+    split = tiny_shards.split("val")
+    inputs = InputSpec((24, 32), 15, 1e-4)
+    plain, refined = (list(extract(model, split, refinement=word)) for word in ("none", "pamr"))
+    assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, refined, strict=True))
+    for one in refined:
+        image, chosen = ShardDataset(split, inputs)[one.index]["image"], torch.from_numpy(one.candidates)
+        maps = torch.zeros(8, 24, 32)
+        maps[chosen] = refine_pixels(image, torch.from_numpy(one.maps)[chosen])
+        probabilities = torch.from_numpy(one.logits).sigmoid()
+        expected = assign_argmax(maps, probabilities, chosen, (32, 32), "nearest", normalised=True)
+        assert np.array_equal(one.mask, expected)
+
+
+def test_an_image_without_candidate_passes_through_pamr(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    split.labels[3] = False
+    found = list(extract(model, split, refinement="pamr", confidence=True))[3]
+    assert (found.mask == 255).all()
+    assert not found.confidence.any()
+
+
+def test_asking_for_confidence_changes_no_mask(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split = tiny_shards.split("val")
+    for one, other in zip(extract(model, split), extract(model, split, confidence=True), strict=True):
+        assert np.array_equal(one.mask, other.mask)
+        assert one.confidence is None
+        assert other.confidence.shape == one.mask.shape
+        assert other.confidence.min() >= 255 // max(1, other.candidates.sum())
+
+
+def test_the_rule_paper_has_no_confidence():
+    with pytest.raises(ValidationError, match=r"paper paints one class over the other \(assignment: paper\): take"):
+        ExtractConfig(assignment="paper", confidence=True)
+    with pytest.raises(ValidationError, match=r"\(auto: attention, auto: cam\+paper\)"):
+        ExtractConfig(strategy="auto", auto=("relevance", "attention", "cam+paper"), confidence=True)
+    assert ExtractConfig(strategy="auto", assignment="paper", confidence=True).confidence
+    assert ExtractConfig(strategy="auto", auto=("attention",)).auto == ("attention",)
+
+
+def test_a_recipe_of_auto_that_cannot_be_read_is_refused_with_the_words():
+    with pytest.raises(ValidationError, match=r"cannot read 'relevence'.*attention, relevance"):
+        ExtractConfig(auto=("relevence",))
+
+
+def test_auto_must_have_been_resolved(model: ClassTokenViT, tiny_shards: ShardFolder):
+    with pytest.raises(ParamsError, match=r"strategy is auto.*auto\.choose"):
+        next(extract(model, tiny_shards.split("val"), strategy="auto"))
 
 
 def test_nothing_of_a_batch_outlives_it(model: ClassTokenViT, tiny_shards: ShardFolder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,30 @@ def test_the_manifests_link_outputs_to_the_inputs_of_the_next_stage(pipeline: An
     evaluated = pipeline.manifest("evaluate")["inputs"]
     for port, output in pipeline.manifest(stage)["outputs"].items():
         assert evaluated[port]["sha256"] == output["sha256"]
+
+
+def test_the_choice_of_auto_is_told_and_shown(pipeline: Any, tiny_params: Any, tmp_path: Path):
+    extraction = tiny_params.extract_pseudomasks.model_copy(
+        update={"strategy": "auto", "auto": ("relevance", "attention"), "auto_images": 4}
+    )
+    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    pipeline.run("extract_pseudomasks", tmp_path, params=params)
+    metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
+    assert metrics["chosen"]["recipe"] in ("relevance", "attention")
+    assert set(metrics["chosen"]["scores"]) == {"relevance", "attention"}
+    html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert f"The strategy auto chose {metrics['chosen']['recipe']}" in html
+    assert "Label-free score" in html
+
+
+def test_an_upper_bound_is_marked_in_metrics_and_report(pipeline: Any, tmp_path: Path):
+    assert pipeline.metrics("evaluate")["segmenter"]["supervision"] == "pseudomasks"
+    segmenter = tmp_path / "segmenter"
+    shutil.copytree(pipeline.path("train_segmenter", "segmenter"), segmenter)
+    about = json.loads((segmenter / "model.json").read_text())
+    (segmenter / "model.json").write_text(json.dumps({**about, "supervision": "truth"}))
+    metrics = pipeline.run("evaluate", tmp_path / "run", segmenter=segmenter)
+    assert metrics["segmenter"]["supervision"] == "truth"
+    html = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
+    assert "has seen true masks" in html
+    assert "uses nothing of the true masks" not in html

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError, ParamsError
+from ctm.evaluation.scoring import score_classifier
+from ctm.models.io import load_classifier
 from ctm.params import Params, stage_config
+from ctm.pseudomasks.ranking import has_learned
+from ctm.pseudomasks.recipes import parse_recipe
 from ctm.runtime.context import Context, Part
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import STAGES
@@ -41,11 +47,85 @@ def test_the_artifact_records_how_it_was_made(pipeline: Any, tiny_params: Params
     assert about["label_source"] == "image"
 
 
+COUNTS = ("samples", "empty", "coverage")
+
+
+def counts(metrics: Any) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(split[count] for count in COUNTS) for name, split in metrics.items()}
+
+
 def test_the_metrics_count_samples_empty_masks_and_coverage(pipeline: Any):
-    assert pipeline.metrics("extract_pseudomasks") == {
-        "train": {"samples": 24, "empty": 0, "coverage": 1.0},
-        "val": {"samples": 8, "empty": 0, "coverage": 1.0},
-    }
+    assert counts(pipeline.metrics("extract_pseudomasks")) == {"train": (24, 0, 1.0), "val": (8, 0, 1.0)}
+
+
+def test_the_metrics_say_how_well_the_classifier_knows_the_images(pipeline: Any, tiny_shards: ShardFolder):
+    model, classes, inputs = load_classifier(pipeline.path("prune_heads", "pruned"))
+    for name, found in pipeline.metrics("extract_pseudomasks").items():
+        split = tiny_shards.split(name)
+        work: dict[str, Any] = {"device": torch.device("cpu"), "batch_size": 5, "workers": 0}
+        expected = score_classifier(model, split, inputs, classes=classes, **work)
+        assert found["map"] == pytest.approx(expected["map"])
+        assert found["chance_map"] == pytest.approx(expected["chance_map"])
+        assert found["learned"] == has_learned(found["map"], found["chance_map"])
+
+
+def spoilt(pipeline: Any, folder: Path) -> Path:
+    """The pruned classifier with a head of zeros: it gives every image the same logits."""
+    shutil.copytree(pipeline.path("prune_heads", "pruned"), folder)
+    weights = load_file(folder / "model.safetensors")
+    head = [name for name in weights if name.startswith("head.")]
+    save_file(weights | {name: torch.zeros_like(weights[name]) for name in head}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_classifier_that_has_not_learned_is_a_loud_warning(
+    pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    metrics = pipeline.run("extract_pseudomasks", tmp_path / "out", pruned=spoilt(pipeline, tmp_path / "spoilt"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert metrics["train"]["learned"] is False
+    assert metrics["train"]["map"] == pytest.approx(metrics["train"]["chance_map"])
+    expected = f"hardly learned: its train mAP is {metrics['train']['map']:.3f}, and a random ranking gets"
+    assert any(expected in warning for warning in warnings)
+
+
+def test_the_confidence_is_a_member_beside_each_mask(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    plain = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).split("val")
+    assert plain.members == ("logits.npy", "png")
+    pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, confidence=True))
+    masks = ShardFolder.open(tmp_path / "artifacts/pseudomasks").split("val")
+    assert masks.members == ("confidence", "logits.npy", "png")
+    for index in range(len(masks)):
+        assert masks.read(index, "png") == plain.read(index, "png")
+        confidence = masks.mask(index, "confidence")
+        assert confidence.shape == (32, 32)
+        assert confidence.dtype == np.uint8
+        assert confidence.min() >= 255 // masks.labels[index].sum()
+
+
+AUTO = {"strategy": "auto", "auto": ("relevance+pamr", "attention+argmax"), "auto_images": 4}
+
+
+def test_auto_extracts_by_the_chosen_recipe_and_records_it(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    metrics = pipeline.run("extract_pseudomasks", tmp_path / "auto", params=with_settings(tiny_params, **AUTO))
+    chosen = metrics["chosen"]
+    assert chosen["recipe"] in AUTO["auto"]
+    assert set(chosen["scores"]) == set(AUTO["auto"])
+    found = ShardFolder.open(tmp_path / "auto/artifacts/pseudomasks")
+    assert found.index.about["chosen"] == chosen
+    assert found.index.about["strategy"] == "auto"
+    by_hand = with_settings(tiny_params, **parse_recipe(chosen["recipe"]))
+    pipeline.run("extract_pseudomasks", tmp_path / "hand", params=by_hand)
+    for name in ("train-00000.tar", "val-00000.tar"):
+        one, other = (tmp_path / way / "artifacts/pseudomasks" / name for way in ("auto", "hand"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_part_chooses_by_the_whole_train_split(pipeline: Any, tiny_params: Params, tmp_path: Path):
+    params = with_settings(tiny_params, **AUTO, splits=("val",))
+    whole = pipeline.run("extract_pseudomasks", tmp_path / "whole", params=params)
+    part = run_part(pipeline, params, Part(2, 2), tmp_path / "part")
+    assert part["chosen"] == whole["chosen"]
 
 
 def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline: Any, tmp_path: Path):
@@ -57,7 +137,7 @@ def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline: Any, tmp_path
 def test_empty_predictions_are_counted_and_ignored(pipeline: Any, tiny_params: Params, tmp_path: Path):
     params = with_settings(tiny_params, label_source="predicted", threshold=0.999, splits=("val",))
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
-    assert metrics == {"val": {"samples": 8, "empty": 8, "coverage": 0.0}}
+    assert counts(metrics) == {"val": (8, 8, 0.0)}
     masks = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
     assert masks.splits == ("val",)
     assert (masks.split("val").mask(0, "png") == 255).all()

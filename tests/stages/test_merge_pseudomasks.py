@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ctm.data.classes import ClassTable
-from ctm.data.sample import encode_mask
+from ctm.data.sample import encode_array, encode_mask
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
@@ -86,6 +86,58 @@ def test_parts_become_the_bytes_and_metrics_of_an_undivided_run(pipeline: Any, p
     metrics = merge(parts_of(count))
     assert contents(tmp_path / "merged") == contents(pipeline.path("extract_pseudomasks", "pseudomasks"))
     assert metrics == pipeline.metrics("extract_pseudomasks")
+
+
+SPECIAL = {"strategy": "auto", "auto": ("relevance+pamr", "gradcam"), "auto_images": 3, "confidence": True}
+
+
+@pytest.fixture(scope="module")
+def special(pipeline: Any, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, list[Path]]:
+    """Parameters with a choice and a confidence; the whole made with them, and its three parts."""
+    extraction = tiny_params.extract_pseudomasks.model_copy(update=SPECIAL)
+    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    root = tmp_path_factory.mktemp("special")
+    config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
+    for number, part in enumerate([WHOLE, *(Part(k, 3) for k in (1, 2, 3))]):
+        metrics = EXTRACT.run(config, context(part), **inputs, pseudomasks=root / str(number))
+        (root / f"{number}.json").write_text(json.dumps(metrics))
+    return params, [root / str(number) for number in range(4)]
+
+
+@pytest.mark.parametrize("given", [slice(0, 1), slice(1, 4)], ids=["whole", "parts"])
+def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, tmp_path, given: slice):
+    params, folders = special
+    metrics = merge(folders[given], params=params)
+    assert contents(tmp_path / "merged") == contents(folders[0])
+    assert json.dumps(metrics) == folders[0].with_suffix(".json").read_text()
+    assert metrics["chosen"]["recipe"] in SPECIAL["auto"]
+    assert metrics["train"]["map"] > 0
+
+
+def test_parts_that_chose_differently_are_refused(special, merge, altered):
+    params, (_, first, second, third) = special
+    other = altered(second, lambda index: index["about"]["chosen"].update(recipe="cam"))
+    with pytest.raises(ArtifactError, match=r"altered-2 and .*1 chose their strategies differently; run extract"):
+        merge([first, other, third], params=params)
+    without = altered(third, lambda index: index["about"].pop("chosen"))
+    with pytest.raises(ArtifactError, match="altered-3: its index does not fit the strategy auto; run extract"):
+        merge([first, second, without], params=params)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"\x93NUMPY", b"XXXXXX"), (b"<f4", b"<i4"), (b"(8,)", b"(7,)")])
+def test_damaged_logits_are_named(parts_of, merge, tmp_path, old: bytes, new: bytes):
+    broken = tmp_path / "broken"
+    shutil.copytree(parts_of(2)[1], broken)
+    file = broken / "val-00000.tar"
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+    with pytest.raises(ArtifactError, match=r"the logits of \S+ in split 'val' are damaged .*; run extract"):
+        merge([parts_of(2)[0], broken])
+
+
+def test_merging_warns_of_a_classifier_that_has_not_learned(parts_of, merge, caplog):
+    metrics = merge(parts_of(2))
+    warned = [name for name in metrics if any(f"its {name} mAP is" in line for line in caplog.messages)]
+    assert warned == [name for name, split in metrics.items() if not split["learned"]]
 
 
 def test_parts_may_be_given_in_any_order(pipeline: Any, parts_of, merge, tmp_path):
@@ -225,7 +277,8 @@ def test_memory_does_not_grow_with_the_masks(tmp_path, tiny_params: Params, merg
         for split in ("train", "val"):
             with ShardWriter(tmp_path / name, split, classes=CLASSES, shard_mb=1) as writer:
                 for number in samples:
-                    writer.add(f"s{number:04d}", {"png": png}, labels=(0,), height=400, width=400)
+                    members = {"png": png, "logits.npy": encode_array(np.zeros(2, dtype=np.float32))}
+                    writer.add(f"s{number:04d}", members, labels=(0,), height=400, width=400)
             entries[split] = writer.entry
         facts = about | ({"part": part} if part else {})
         index = ShardIndex(kind=kind, classes=CLASSES.names, background=None, splits=entries, about=facts)

@@ -1,0 +1,37 @@
+"""Figures of matplotlib as SVG: the same bytes in every run, as a file or as an element of an HTML page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.figure import Figure
+
+__all__ = ["TEXT_COLOUR", "inline_svg", "svg_style", "svg_text"]
+
+TEXT_COLOUR = "#808590"
+"""Readable on white as on near-black."""
+
+
+def svg_style() -> AbstractContextManager[None]:
+    """Settings to draw and write within: the salt makes ids, and so the bytes, the same in every run."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({"svg.hashsalt": "ctm", "svg.fonttype": "none", "font.size": 9, "text.color": TEXT_COLOUR})
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as the text of an SVG file, without background; to be called within ``svg_style``."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def inline_svg(svg: str) -> str:
+    """The SVG element alone: prolog, namespaces and metadata name addresses that HTML does not need."""
+    element = re.sub(r".*?<svg[^>]*?( viewBox=\S[^\"]*\")[^>]*>", r"<svg\1>", svg, count=1, flags=re.DOTALL)
+    return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

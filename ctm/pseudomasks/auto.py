@@ -1,0 +1,114 @@
+"""The strategy ``auto``: the recipe whose masks score best without any truth."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import Split
+from ctm.errors import ModelError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.quality import Regions, best_recipe, label_free_scores
+from ctm.pseudomasks.recipes import needs_patch_head, recipe_config
+from ctm.pseudomasks.samples import masks_of, spread
+from ctm.stage import Metrics
+
+__all__ = ["Choice", "choose"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        recipe: the chosen entry of ``extract_pseudomasks.auto``.
+        config: the extraction with the recipe's strategy, assignment and refinement.
+        scores: of each recipe that was tried: see ``label_free_scores``.
+    """
+
+    recipe: str
+    config: ExtractConfig
+    scores: dict[str, Metrics]
+
+
+def choose(
+    model: ClassTokenViT,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    classes: ClassTable,
+    config: ExtractConfig,
+    device: torch.device,
+    workers: int = 0,
+) -> Choice:
+    """Chooses among the recipes of ``config.auto`` by their label-free scores; of equals the first.
+
+    Args:
+        model: gated or pruned classifier.
+        split: the whole train split, even where only a part of it is extracted, so that all parts choose alike.
+        inputs: what the model takes.
+        classes: what the mask values mean.
+        config: the extraction; ``auto_images`` evenly spread samples are looked at.
+        device: where the model runs.
+        workers: processes that decode images.
+
+    Raises:
+        ModelError: every recipe needs a patch head, and the model has none.
+    """
+    indices = spread(len(split), config.auto_images)
+    regions: dict[str, list[Regions]] = {}
+    for recipe in _possible(config, model):
+        masks = masks_of(
+            indices,
+            model,
+            split,
+            inputs,
+            classes=classes,
+            config=recipe_config(recipe, config),
+            device=device,
+            workers=workers,
+            description=f"auto: {recipe}",
+        )
+        regions[recipe] = [Regions.of(found, inputs) for found in masks]
+    scores = label_free_scores(
+        regions,
+        indices,
+        model=model,
+        split=split,
+        inputs=inputs,
+        classes=classes,
+        batch_size=config.batch_size,
+        device=device,
+    )
+    recipe = best_recipe(scores)
+    logger.info("auto chooses %s by %d images without truth: %s", recipe, len(indices), _listed(scores))
+    return Choice(recipe, recipe_config(recipe, config), scores)
+
+
+def _possible(config: ExtractConfig, model: ClassTokenViT) -> list[str]:
+    """The recipes that the model can do, each once."""
+    recipes = list(dict.fromkeys(config.auto))
+    if model.config.patch_head:
+        return recipes
+    possible = [recipe for recipe in recipes if not needs_patch_head(recipe)]
+    if skipped := [recipe for recipe in recipes if recipe not in possible]:
+        logger.info("auto leaves out %s: the classifier has no patch head (model.patch_head)", ", ".join(skipped))
+    if not possible:
+        raise ModelError(
+            "extract_pseudomasks.auto: every recipe needs a patch head, and the classifier has none. Set "
+            "model.patch_head: true and train again, or name other recipes, such as relevance."
+        )
+    return possible
+
+
+def _listed(scores: dict[str, Metrics]) -> str:
+    """The scores in words."""
+    known = {recipe: found["score"] for recipe, found in scores.items()}
+    return ", ".join(f"{recipe} {'–' if score is None else f'{score:.3f}'}" for recipe, score in known.items())

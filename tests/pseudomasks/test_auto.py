@@ -1,0 +1,86 @@
+"""Strategy auto: what it chooses, without truth, and what it leaves out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import TRUTH, ShardFolder
+from ctm.errors import ModelError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.pruning import prune_heads
+from ctm.params import Params
+from ctm.pseudomasks.auto import Choice, choose
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.quality import best_recipe
+
+
+@pytest.fixture(scope="module")
+def make_model(tiny_params: Params) -> Callable[..., ClassTokenViT]:
+    def made(*, patch_head: bool = False) -> ClassTokenViT:
+        torch.manual_seed(0)
+        config = tiny_params.model.model_copy(update={"patch_head": patch_head})
+        return prune_heads(ClassTokenViT(config, tiny_params.gates, num_classes=8, in_channels=15).eval())
+
+    return made
+
+
+def chosen(shards: ShardFolder, model: ClassTokenViT, *auto: str, **settings: Any) -> Choice:
+    config = ExtractConfig(strategy="auto", auto=auto, **{"auto_images": 5, **settings})
+    inputs, device = InputSpec((32, 32), 15, 1e-4), torch.device("cpu")
+    return choose(model, shards.split("train"), inputs, classes=shards.classes, config=config, device=device)
+
+
+def test_the_choice_has_the_best_score_and_a_concrete_configuration(
+    tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]
+):
+    found = chosen(tiny_shards, make_model(), "attention+affinity", "relevance", "relevance+pamr", blocks=1)
+    assert list(found.scores) == ["attention+affinity", "relevance", "relevance+pamr"]
+    assert found.recipe == best_recipe(found.scores)
+    assert f"{found.config.strategy}" == found.recipe.split("+")[0]
+    assert found.config.blocks == 1
+    for scores in found.scores.values():
+        assert -1 <= scores["consistency"] <= 1
+        assert 0 <= scores["agreement"] <= 1
+        assert 0 <= scores["separation"] <= 1
+        assert scores["score"] == (scores["consistency"] + scores["separation"]) / 2
+
+
+def test_the_choice_is_the_same_each_time_for_any_batch_size_and_without_truth(
+    tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT], rewrite: Callable[..., ShardFolder]
+):
+    recipes = ("attention", "relevance+paper", "relevance")
+    first = chosen(tiny_shards, make_model(), *recipes)
+    assert chosen(tiny_shards, make_model(), *recipes) == first
+    blind = chosen(rewrite(tiny_shards, {TRUTH: None}), make_model(), *recipes, batch_size=3)
+    assert blind.recipe == first.recipe
+    for recipe in recipes:
+        assert blind.scores[recipe] == pytest.approx(first.scores[recipe], abs=1e-5)
+
+
+def test_recipes_that_need_a_patch_head_are_left_out_with_a_word(
+    tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT], caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, logger="ctm"):
+        found = chosen(tiny_shards, make_model(), "cam", "fused+affinity", "relevance")
+    assert list(found.scores) == ["relevance"]
+    assert "auto leaves out cam, fused+affinity" in caplog.text
+    assert "auto chooses relevance" in caplog.text
+    with pytest.raises(ModelError, match=r"model.patch_head: true"):
+        chosen(tiny_shards, make_model(), "cam", "fused")
+
+
+def test_a_patch_head_is_used_where_there_is_one(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
+    found = chosen(tiny_shards, make_model(patch_head=True), "cam", "fused")
+    assert list(found.scores) == ["cam", "fused"]
+
+
+def test_of_equals_the_first_is_taken(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
+    found = chosen(tiny_shards, make_model(), "relevance+argmax", "relevance")
+    assert found.recipe == "relevance+argmax"
+    assert found.scores["relevance"]["agreement"] == 1
