@@ -10,10 +10,14 @@ DOCKER ?= docker
 BUILD_ARGS ?=
 REVISION = $(shell git describe --always --dirty --abbrev=40 --match=-)
 
-.PHONY: help install demo test check sync pipeline images kfp-local sweep bench constraints
+# Experiments: the seeds of every run, and the values of Table 8.
+SEEDS ?= 0,1,2
+LAMBDAS ?= 0,0.001,0.01,0.1
+
+.PHONY: help install demo test check sync pipeline images kfp-local sweep table8 ablation bench constraints
 
 help:  ## Show the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -58,6 +62,18 @@ kfp-local: $(INSTALLED) images  ## Run the compiled pipeline on this machine's D
 sweep: $(INSTALLED)  ## Run lambda of the paper's Table 8 as experiments of DVC and compare them
 	@$(RUN) ctm demo-data data/demo
 	@$(RUN) ctm-pipeline sweep
+
+table8: $(INSTALLED)  ## The paper's Table 8 on the data of params.yaml, every lambda with each of SEEDS, into docs/results
+	@$(RUN) ctm demo-data data/demo
+	@$(RUN) ctm-pipeline sweep train_classifier.pruning_weight=$(LAMBDAS) --seeds $(SEEDS) --results table8
+
+ablation: $(INSTALLED)  ## Without masking, without register token, without pruning, each with SEEDS, into docs/results
+	@$(RUN) ctm demo-data data/demo
+	@$(RUN) ctm-pipeline sweep --run '' --run train_classifier.masking_ratio=0 --run model.register_token=false \
+	  --run train_classifier.pruning_weight=0 --seeds $(SEEDS) --set 'evaluate.compare=[attention,relevance]' \
+	  --column heads.sparsity --column classifier.val.map --column segmenter.val.miou \
+	  --column pseudomasks.train.compare.attention.miou --column pseudomasks.train.compare.relevance.miou \
+	  --column pseudomasks.train.miou --results ablation
 
 bench: $(INSTALLED)  ## Measure what must be fast against a plain reference, as ratios in one run
 	@$(RUN) python -m bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -295,7 +296,20 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="NAME=VALUE,VALUE", help="What to vary; left out: the paper's Table 8."),
     ] = None,
+    grids: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            metavar="'NAME=VALUE …'",
+            help="A further run that changes these parameters and no others; repeatable; '' changes nothing.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="SEED,SEED", help="Every run with each of these: mean and standard deviation."),
+    ] = None,
     params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Experiments that run at a time.")] = 1,
     copy: Annotated[
         list[Path] | None,
@@ -314,20 +328,47 @@ def sweep(
     metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="Figures to write.")] = Path(
         "metrics/sweep.json"
     ),
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME",
+            help="A figure of metrics/evaluate.json to show (segmenter.val.miou); repeatable; left out: Table 8's.",
+        ),
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(
+            "--results", metavar="NAME", help="Also write docs/results/NAME-DATASET: a table, and all figures as JSON."
+        ),
+    ] = None,
 ) -> None:
     """Run the stages for every value of a parameter in DVC's queue, and compare the runs in one report."""
+    from ctm.evaluation.comparison import COLUMNS, column, unknown_columns
     from pipelines import sweep as sweeps
+    from pipelines.experiments import rows
+    from pipelines.results import origin_of, write_results
 
-    name = collect or sweeps.queue(values or [sweeps.TABLE_8], params=params, copy=copy or ())
+    varied = [values] if values else [] if grids else [[sweeps.TABLE_8]]
+    wanted = [*varied, *map(shlex.split, grids or ())]
+    name = collect or sweeps.queue(wanted, params=params, settings=overrides, seeds=seeds, copy=copy or ())
     if collect is None:
         typer.echo(f"queued as {name}")
         sweeps.run_queued(jobs=jobs)
-    experiments = sweeps.collect(name)
-    if runs := sweeps.named(experiments):
-        sweeps.write_comparison(runs, report=report, metrics=metrics, title=f"Sweep {name}")
-        typer.echo(f"wrote {report} and {metrics}: {len(runs)} of {len(experiments)} experiments")
-    if failed := sweeps.failures(experiments):
-        raise PipelineError("\n".join(failed))
+    experiments, columns = sweeps.collect(name), tuple(map(column, figures or ())) or COLUMNS
+    wrong = sweeps.failures(experiments)
+    if lines := rows(experiments):
+        sweeps.write_comparison(experiments, report=report, metrics=metrics, title=f"Sweep {name}", columns=columns)
+        runs = sum(len(line.runs) for line in lines)
+        typer.echo(f"wrote {report} and {metrics}: {runs} of {len(experiments)} experiments")
+        if results:
+            origin = origin_of(name, experiments, command=sys.argv, started=sweeps.started(name))
+            written = write_results(results, experiments, columns=columns, origin=origin)
+            typer.echo(f"wrote {', '.join(map(str, written))}")
+        if figures and (unknown := unknown_columns(lines, columns)):
+            wrong.append(f"no run has the figure {', '.join(unknown)}: see metrics/evaluate.json for the names.")
+    if wrong:
+        raise PipelineError("\n".join(wrong))
 
 
 @app.command(rich_help_panel="Here")

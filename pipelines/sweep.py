@@ -7,56 +7,51 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ctm.evaluation.comparison import Run, compare_runs, comparison_page
+from ctm.evaluation.comparison import COLUMNS, Column, compare_runs, comparison_page
 from ctm.params import load_params
 from ctm.runtime.outputs import write_text
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
+from pipelines.experiments import SEED, Experiment, closes_heads, rows
 from pipelines.provenance import dvc, dvc_file, error_text, git
 from pipelines.request import LAMBDA, LAMBDAS
 
-__all__ = ["TABLE_8", "Experiment", "collect", "failures", "named", "queue", "run_queued", "write_comparison"]
+__all__ = ["TABLE_8", "check_grid", "collect", "failures", "queue", "run_queued", "started", "write_comparison"]
 
 TABLE_8 = f"{LAMBDA}={','.join(LAMBDAS)}"
 """The sweep of the paper's Table 8."""
+
+PREFIX, TIME = "sweep-", "%Y%m%d-%H%M%S"
+"""A sweep is called after the time, in UTC, at which it was queued."""
 
 LIST = "[](){}'\""
 """Signs of a value that is more than a plain word, in which a comma need not separate values."""
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment of DVC.
-
-    Attributes:
-        name: DVC's name of it.
-        state: queued, running, failed or success.
-        params: by dotted name.
-        metrics: of the stage evaluate, empty where there are none.
-        log: the file with what its commands wrote, None where DVC keeps none.
-    """
-
-    name: str
-    state: str
-    params: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    log: Path | None
-
-
-def queue(values: Sequence[str], *, params: Path, copy: Iterable[Path] = ()) -> str:
-    """Puts an experiment into DVC's queue for every combination of values.
+def queue(
+    grids: Sequence[Sequence[str]],
+    *,
+    params: Path,
+    settings: Sequence[str] = (),
+    seeds: str | None = None,
+    copy: Iterable[Path] = (),
+) -> str:
+    """Puts an experiment into DVC's queue for every combination of values of every grid.
 
     DVC runs an experiment in a copy of what git and DVC track. Raw data that neither of them knows are copied too.
 
     Args:
-        values: ``section.name=value,value,…``; several are combined, each value with each.
+        grids: each some texts ``section.name=value,value,…``, combined each value with each; without a text it is one
+            experiment on the parameters as they are.
         params: the parameter file.
+        settings: overrides of all experiments.
+        seeds: ``0,1,2``: every combination with each of these; None: with the seed of ``params``.
         copy: further files and folders that git does not track and the stages read.
 
     Returns:
@@ -66,16 +61,50 @@ def queue(values: Sequence[str], *, params: Path, copy: Iterable[Path] = ()) -> 
         ParamsError: a name or a value is wrong.
         PipelineError: DVC refuses.
     """
-    for override in (single for text in values for single in _singles(text)):
-        load_params(params, [override])  # found now, and not by each experiment
-    sweep = f"sweep-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    copied = [*copy, *_untracked(load_params(params).dataset.root)]
+    seeded = [] if seeds is None else [f"{SEED}={seeds}"]
+    for grid in grids:
+        check_grid([*grid, *seeded], settings, params)  # found now, and not by each experiment
+    sweep = f"{PREFIX}{datetime.now(UTC):{TIME}}"
+    copied = [*copy, *_untracked(load_params(params, settings).dataset.root)]
     options = [word for path in copied for word in ("--copy-paths", str(path))]
-    changes = [word for text in values for word in ("--set-param", f"{params}:{text}")]
-    done = _dvc("exp", "run", "--queue", "--name", sweep, *options, *changes, capture=True)
-    if done.returncode:
-        raise PipelineError(f"DVC cannot queue the sweep: {error_text(done.stderr)}")
+    for number, grid in enumerate(grids, start=1):
+        name = sweep if len(grids) == 1 else f"{sweep}-{number}"
+        changes = [word for text in (*settings, *grid, *seeded) for word in ("--set-param", f"{params}:{text}")]
+        done = _dvc("exp", "run", "--queue", "--name", name, *options, *changes, capture=True)
+        if done.returncode:
+            raise PipelineError(f"DVC cannot queue the sweep: {error_text(done.stderr)}")
     return sweep
+
+
+def check_grid(grid: Sequence[str], settings: Sequence[str], params: Path) -> None:
+    """Reads the parameters of every combination of a grid, but for values that are more than plain words.
+
+    Args:
+        grid: texts ``section.name=value,value,…``.
+        settings: overrides of all combinations.
+        params: the parameter file.
+
+    Raises:
+        ParamsError: a name or a value is wrong.
+        PipelineError: a text is of another form, or a name is given twice.
+    """
+    names = [text.partition("=")[0] for text in (*grid, *settings)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PipelineError(f"{', '.join(twice)} is given more than once: give all its values in one place.")
+    for combination in product(*filter(None, map(_singles, grid))):
+        load_params(params, [*settings, *combination])
+
+
+def started(sweep: str) -> datetime:
+    """When a sweep was queued: its name says it.
+
+    Raises:
+        PipelineError: this is no name of a sweep.
+    """
+    try:
+        return datetime.strptime(sweep, f"{PREFIX}{TIME}").replace(tzinfo=UTC)
+    except ValueError:
+        raise PipelineError(f"{sweep} is no name of a sweep: they look like {PREFIX}20260131-235959.") from None
 
 
 def run_queued(*, jobs: int) -> None:
@@ -95,32 +124,24 @@ def collect(sweep: str) -> list[Experiment]:
     done = _dvc("exp", "show", "--json", capture=True)
     if done.returncode:
         raise PipelineError(f"DVC cannot list the experiments: {error_text(done.stderr)}")
-    listed = [entry for commit in json.loads(done.stdout) for entry in commit["experiments"] or ()]
-    found = {_number(sweep, e["revs"][0]["name"] or ""): e for e in listed if e["revs"]}
-    if not (ours := sorted(number for number in found if number is not None)):
+    commits = json.loads(done.stdout)
+    listed = [(entry, commit["rev"]) for commit in commits for entry in commit["experiments"] or () if entry["revs"]]
+    found = {_place(sweep, entry["revs"][0]["name"] or ""): (entry, base) for entry, base in listed}
+    if not (ours := sorted(place for place in found if place is not None)):
         raise PipelineError(
             f"DVC has no experiments of this commit whose names begin with {sweep}: see `dvc exp list --all-commits`, "
             "and check out the commit that the sweep was started from."
         )
-    return [_experiment(found[number]) for number in ours]
+    return [_experiment(*found[place]) for place in ours]
 
 
-def named(experiments: Sequence[Experiment]) -> list[Run]:
-    """The metrics of the experiments that have succeeded, each named by the parameters in which they differ."""
-    names = dict.fromkeys(name for experiment in experiments for name in experiment.params)
-    varied = [name for name in names if len({_word(experiment.params.get(name)) for experiment in experiments}) > 1]
-    runs: dict[str, dict[str, Any]] = {}
-    for experiment in experiments:
-        if experiment.state == "success":
-            name = ", ".join(f"{name}={_word(experiment.params.get(name))}" for name in varied) or experiment.name
-            runs[f"{name} ({experiment.name})" if name in runs else name] = dict(experiment.metrics)
-    return list(runs.items())
-
-
-def write_comparison(runs: Sequence[Run], *, report: Path, metrics: Path, title: str) -> None:
+def write_comparison(
+    experiments: Sequence[Experiment], *, report: Path, metrics: Path, title: str, columns: Sequence[Column] = COLUMNS
+) -> None:
     """Writes the page and the figures of a sweep."""
-    write_text(report, comparison_page(runs, title=title))
-    write_text(metrics, json.dumps(compare_runs(runs), indent=2) + "\n")
+    lines, curve = rows(experiments), closes_heads(experiments)
+    write_text(report, comparison_page(lines, title=title, columns=columns, curve=curve))
+    write_text(metrics, json.dumps(compare_runs(lines, columns=columns), indent=2) + "\n")
 
 
 def failures(experiments: Iterable[Experiment]) -> list[str]:
@@ -154,27 +175,35 @@ def _untracked(root: str) -> list[Path]:
     return [path]
 
 
-def _experiment(entry: Mapping[str, Any]) -> Experiment:
+def _experiment(entry: Mapping[str, Any], base: str) -> Experiment:
     """What ``dvc exp show --json`` says of an experiment."""
     revision, executor = entry["revs"][0], entry["executor"] or {}
     data, log = revision.get("data") or {}, (executor.get("local") or {}).get("log")
     params = {name: v for file in (data.get("params") or {}).values() for name, v in _flat(file.get("data") or {})}
     metrics = (data.get("metrics") or {}).get(STAGES["evaluate"].metrics.as_posix()) or {}
-    state = "failed" if revision.get("error") else executor.get("state") or "success"  # DVC forgets old executors
-    return Experiment(revision["name"], state, params, metrics.get("data") or {}, Path(log) if log else None)
+    time = data.get("timestamp")  # of this machine's clock, without a time zone
+    return Experiment(
+        revision["name"],
+        "failed" if revision.get("error") else executor.get("state") or "success",  # DVC forgets old executors
+        params,
+        metrics.get("data") or {},
+        Path(log) if log else None,
+        revision=revision["rev"],
+        base=base,
+        ended=datetime.fromisoformat(time).astimezone(UTC) if time else None,
+    )
 
 
-def _word(value: Any) -> str:
-    """A parameter's value as an override says it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _place(sweep: str, name: str) -> tuple[int, ...] | None:
+    """The place of an experiment in its sweep, as grid and number or one of them; None for one of another.
 
-
-def _number(sweep: str, name: str) -> int | None:
-    """The place of an experiment in its sweep; None for one of another."""
+    A sweep of one grid has no number for it, and a grid of one experiment none for that.
+    """
+    prefix, _, numbers = name.partition(f"{sweep}-")
     if name == sweep:
-        return 0  # a sweep of one value has one experiment, whose name has no number
-    prefix, _, number = name.rpartition("-")
-    return int(number) if prefix == sweep and number.isdecimal() else None
+        return ()
+    words = numbers.split("-")
+    return tuple(map(int, words)) if not prefix and all(word.isdecimal() for word in words) else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

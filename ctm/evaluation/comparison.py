@@ -1,4 +1,4 @@
-"""Several runs side by side: the columns of the paper's Table 8 as one page and as a metrics file."""
+"""Several runs side by side: the columns of the paper's Table 8, or others, as one page and as a metrics file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctm.errors import ParamsError
+from ctm.evaluation.spread import Spread, spread
 from ctm.evaluation.style import render
-from ctm.evaluation.summary import figure, read_metrics
+from ctm.evaluation.summary import figure, figure_names, read_metrics
 from ctm.stage import Metrics
 
-__all__ = ["COLUMNS", "Column", "Run", "compare_runs", "comparison_page", "listed_runs", "named_runs"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Row",
+    "column",
+    "compare_runs",
+    "comparison_page",
+    "curve_svg",
+    "listed_runs",
+    "named_runs",
+    "unknown_columns",
+]
 
-Run = tuple[str, Metrics]
-"""What a run is called, and its metrics as the stage evaluate writes them."""
+SPARSITY, MAP, MIOU = "heads.sparsity", "classifier.val.map", "pseudomasks.train.miou"
+PARTS = {
+    "heads": ("Heads", "plain"),
+    "classifier": ("Classifier", "green"),
+    "pseudomasks": ("Pseudo-masks", "blue"),
+    "segmenter": ("Segmenter", "orange"),
+}
+"""What the first part of a figure's name stands for, and its colour on the page."""
+
+WORDS = {"map": "mAP", "miou": "mIoU", "iou": "IoU", "compare": ""}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a comparison: a run, or several that differ only in their seed.
+
+    Attributes:
+        name: what the line is called.
+        runs: the metrics of each run as the stage evaluate writes them; at least one.
+    """
+
+    name: str
+    runs: tuple[Metrics, ...]
+
+    def spread(self, name: str) -> Spread | None:
+        """The figure of a dotted name over the runs; None where none has it."""
+        return spread(figure(metrics, name) for metrics in self.runs)
 
 
 @dataclass(frozen=True)
@@ -29,27 +66,42 @@ class Column:
     ranked: bool = True
 
 
-COLUMNS = (
-    Column("heads.sparsity", "Heads", "sparsity", "plain", ranked=False),
-    Column("classifier.val.accuracy", "Classifier", "val accuracy", "green"),
-    Column("classifier.val.map", "Classifier", "val mAP", "green"),
-    Column("pseudomasks.train.pixel_accuracy", "Pseudo-masks", "train pixel accuracy", "blue"),
-    Column("pseudomasks.train.miou", "Pseudo-masks", "train mIoU", "blue"),
-    Column("segmenter.val.miou", "Segmenter", "val mIoU", "orange"),
+def column(name: str) -> Column:
+    """The column of any figure, by its dotted name: ``pseudomasks.train.compare.attention.miou``."""
+    part, _, rest = name.partition(".")
+    what, colour = PARTS.get(part, (part, "plain"))
+    words = " ".join(filter(None, (WORDS.get(word, word) for word in rest.replace(".", "_").split("_"))))
+    return Column(name, what, words or part, colour, ranked=part in PARTS and part != "heads")
+
+
+COLUMNS = tuple(
+    map(
+        column,
+        (
+            SPARSITY,
+            "classifier.val.accuracy",
+            MAP,
+            "pseudomasks.train.pixel_accuracy",
+            MIOU,
+            "segmenter.val.miou",
+        ),
+    )
 )
-"""Table 8 of the paper, and the segmenter's score behind it."""
+"""Table 8 of the paper, with mAP beside the accuracy, and the segmenter's score behind it."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one run, as the page shows it."""
+    """One figure of one row, as the page shows it; ``count`` where fewer runs have it than the row has."""
 
     value: float | None
+    sd: float | None
+    count: int | None
     colour: str
     best: bool
 
 
-def named_runs(given: Iterable[str]) -> list[Run]:
+def named_runs(given: Iterable[str]) -> list[Row]:
     """The runs of ``NAME=FILE`` texts, whose last equals sign counts: a name may be an override with one of its own.
 
     Raises:
@@ -61,11 +113,11 @@ def named_runs(given: Iterable[str]) -> list[Run]:
         name, _, file = text.rpartition("=")
         if not (name and file):
             raise ParamsError(f"--run {text}: expected NAME=FILE, such as first=metrics/evaluate.json.")
-        runs.append((name, read_metrics(Path(file))))
+        runs.append(Row(name, (read_metrics(Path(file)),)))
     return runs
 
 
-def listed_runs(names: str, files: Sequence[Path]) -> list[Run]:
+def listed_runs(names: str, files: Sequence[Path]) -> list[Row]:
     """The runs that ``names``, a JSON list of texts, calls in the order of their files, as Kubeflow hands them over.
 
     Raises:
@@ -80,42 +132,89 @@ def listed_runs(names: str, files: Sequence[Path]) -> list[Run]:
         raise ParamsError(f"--names {names}: expected a JSON list of texts.")
     if len(found) != len(files):
         raise ParamsError(f"--names has {len(found)} names for {len(files)} runs: {names}")
-    return [(name, read_metrics(file)) for name, file in zip(found, files, strict=True)]
+    return [Row(name, (read_metrics(file),)) for name, file in zip(found, files, strict=True)]
 
 
-def compare_runs(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
-    """The figures of each run by the run's name and the figure's, None where a run has none.
+def compare_runs(rows: Sequence[Row], *, columns: Sequence[Column] = COLUMNS) -> dict[str, dict[str, float | None]]:
+    """The figures of each row by the row's name and the figure's, None where it has none.
+
+    A row of several runs has their means, under ``<figure>.sd`` the standard deviations, and under ``runs`` how many.
 
     Raises:
-        ParamsError: there is no run, or two have one name.
+        ParamsError: there is no row, or two have one name.
     """
-    names = [name for name, _ in runs]
+    names = [row.name for row in rows]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if not runs or twice:
+    if not rows or twice:
         wrong = f"{', '.join(twice)} stands for more than one run" if twice else "there is no run to compare"
         raise ParamsError(f"{wrong}: give each run with a name of its own, --run NAME=FILE.")
-    return {name: {column.name: figure(metrics, column.name) for column in COLUMNS} for name, metrics in runs}
+    return {row.name: _figures(row, columns) for row in rows}
 
 
-def comparison_page(runs: Sequence[Run], *, title: str = "Runs compared") -> str:
-    """One HTML page that holds everything it shows: a row a run, the best score of each column marked.
+def comparison_page(
+    rows: Sequence[Row],
+    *,
+    title: str = "Runs compared",
+    columns: Sequence[Column] = COLUMNS,
+    curve: bool = True,
+) -> str:
+    """One HTML page that holds everything it shows: a line a row, the best score of each column marked.
+
+    Args:
+        rows: what is compared.
+        title: of the page.
+        columns: which figures.
+        curve: whether to draw figures over sparsity where rows differ in it.
 
     Raises:
-        ParamsError: there is no run, or two have one name.
+        ParamsError: there is no row, or two have one name.
     """
-    table = compare_runs(runs)
-    best = {column.name: _best(table, column) for column in COLUMNS}
-    rows = [
-        (
-            name,
-            [
-                Cell(found[c.name], c.colour, found[c.name] is not None and found[c.name] == best[c.name])
-                for c in COLUMNS
-            ],
-        )
-        for name, found in table.items()
-    ]
-    return render("comparison.html.j2", title=title, columns=COLUMNS, rows=rows)
+    from markupsafe import Markup
+
+    from ctm.evaluation.svg import inline_svg
+
+    table = compare_runs(rows, columns=columns)
+    best = {column.name: _best(table, column) for column in columns}
+    svg = curve_svg(rows) if curve else None
+    return render(
+        "comparison.html.j2",
+        title=title,
+        columns=columns,
+        rows=[(row.name, len(row.runs), [_cell(row, column, best[column.name]) for column in columns]) for row in rows],
+        seeds=max(len(row.runs) for row in rows),
+        curve=svg and Markup(inline_svg(svg)),
+    )
+
+
+def curve_svg(rows: Sequence[Row]) -> str | None:
+    """Classifier and pseudo-masks over sparsity as the text of an SVG file; None where rows do not differ in it."""
+    from ctm.evaluation.sparsity_curve import Point, sparsity_svg
+
+    return sparsity_svg([Point(row.spread(SPARSITY), row.spread(MAP), row.spread(MIOU)) for row in rows])
+
+
+def unknown_columns(rows: Iterable[Row], columns: Iterable[Column]) -> list[str]:
+    """The names of columns that no run has a figure for, not even null: most likely they are misspelt."""
+    known = {name for row in rows for metrics in row.runs for name in figure_names(metrics)}
+    return [column.name for column in columns if column.name not in known]
+
+
+def _figures(row: Row, columns: Iterable[Column]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for column in columns:
+        over = row.spread(column.name)
+        found[column.name] = over.mean if over else None
+        if len(row.runs) > 1:
+            found[f"{column.name}.sd"] = over.sd if over else None
+    return found if len(row.runs) == 1 else found | {"runs": len(row.runs)}
+
+
+def _cell(row: Row, column: Column, best: float | None) -> Cell:
+    over = row.spread(column.name)
+    if over is None:
+        return Cell(None, None, None, column.colour, best=False)
+    fewer = over.count if over.count < len(row.runs) else None
+    return Cell(over.mean, over.sd, fewer, column.colour, best=over.mean == best)
 
 
 def _best(table: dict[str, dict[str, float | None]], column: Column) -> float | None:

@@ -14,20 +14,38 @@ from typing import Any
 import pytest
 
 from ctm.errors import ParamsError
-from ctm.evaluation.comparison import COLUMNS, Run, compare_runs, comparison_page, listed_runs, named_runs
+from ctm.evaluation.comparison import (
+    COLUMNS,
+    Row,
+    column,
+    compare_runs,
+    comparison_page,
+    curve_svg,
+    listed_runs,
+    named_runs,
+    unknown_columns,
+)
 
 VOID = {"meta", "link", "br", "hr"}
 
 
-def run(name: str, **changed: float | None) -> Run:
-    """Metrics of a run; ``miou`` is the segmenter's."""
+def metrics(**changed: float | None) -> dict[str, Any]:
+    """What the stage evaluate writes; ``miou`` is the segmenter's."""
     figures = {"sparsity": 0.25, "accuracy": 0.9, "map": 0.8, "pixels": 0.7, "masks": 0.6, "miou": 0.5} | changed
-    return name, {
+    return {
         "classifier": {"val": {"accuracy": figures["accuracy"], "map": figures["map"], "chance_map": 0.1}},
         "heads": {"sparsity": figures["sparsity"], "kept": 6, "total": 8},
         "pseudomasks": {"train": {"pixel_accuracy": figures["pixels"], "miou": figures["masks"], "coverage": 1.0}},
         "segmenter": {"val": {"miou": figures["miou"], "pixel_accuracy": 0.9}},
     }
+
+
+def run(name: str, **changed: float | None) -> Row:
+    """A row of one run."""
+    return Row(name, (metrics(**changed),))
+
+
+EMPTY = Row("d", ({},))
 
 
 class Page(HTMLParser):
@@ -84,7 +102,7 @@ def test_the_table_has_the_columns_of_table_8_and_the_segmenter():
 
 
 def test_the_metrics_are_valid_json_with_null_for_what_is_missing():
-    found = compare_runs([run("a", miou=None), ("b", {})])
+    found = compare_runs([run("a", miou=None), Row("b", ({},))])
     assert json.loads(json.dumps(found, allow_nan=False))["a"]["segmenter.val.miou"] is None
     assert set(found["b"].values()) == {None}
 
@@ -96,7 +114,7 @@ def test_runs_stay_in_their_order_a_row_each():
 
 
 def test_the_best_score_of_a_column_is_marked_and_a_tie_twice():
-    runs = [run("a", masks=0.61), run("b", masks=0.61, map=0.81), run("c", masks=0.5, miou=0.4), ("d", {})]
+    runs = [run("a", masks=0.61), run("b", masks=0.61, map=0.81), run("c", masks=0.5, miou=0.4), EMPTY]
     found = best(Page(comparison_page(runs)))
     assert found["pseudomasks.train.miou"] == ["a", "b"]
     assert found["classifier.val.map"] == ["b"]
@@ -104,7 +122,7 @@ def test_the_best_score_of_a_column_is_marked_and_a_tie_twice():
 
 
 def test_where_all_are_the_same_none_is_best():
-    assert not any(best(Page(comparison_page([run("a"), run("b"), ("c", {})]))).values())
+    assert not any(best(Page(comparison_page([run("a"), run("b"), Row("c", ({},))]))).values())
 
 
 def test_of_sparsity_none_is_best():
@@ -112,10 +130,10 @@ def test_of_sparsity_none_is_best():
 
 
 def test_a_missing_figure_is_a_dash():
-    page = Page(comparison_page([run("a", miou=None), ("b", {})]))
+    page = Page(comparison_page([run("a", miou=None), Row("b", ({},))]))
     assert page.rows[1][-1][0] == "–"
     assert [text for text, _ in page.rows[2][1:]] == ["–"] * len(COLUMNS)
-    assert "None" not in comparison_page([("b", {})])
+    assert "None" not in comparison_page([Row("b", ({},))])
 
 
 def test_names_and_titles_are_escaped():
@@ -146,19 +164,80 @@ def test_no_run_and_two_of_one_name_are_refused(runs: list[Any], message: str):
             function(runs)  # type: ignore[operator]
 
 
+def seeds(name: str, *miou: float | None, **changed: float | None) -> Row:
+    """A row of several runs, whose segmenters differ."""
+    return Row(name, tuple(metrics(miou=value, **changed) for value in miou))
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_row_of_mean_and_standard_deviation():
+    found = compare_runs([seeds("a", 0.5, 0.6, 0.7), run("b")])
+    assert found["a"]["segmenter.val.miou"] == pytest.approx(0.6)
+    assert found["a"]["segmenter.val.miou.sd"] == pytest.approx(0.1)
+    assert found["a"]["runs"] == 3
+    assert "runs" not in found["b"]
+    page = Page(comparison_page([seeds("a", 0.5, 0.6, 0.7), run("b")]))
+    assert page.rows[1][0][0] == "a 3 seeds"
+    assert page.rows[1][-1][0].strip() == "0.600 ± 0.100"
+    assert page.rows[2][-1][0] == "0.500"
+    assert best(page)["segmenter.val.miou"] == ["a 3 seeds"]
+
+
+def test_a_figure_that_some_seeds_lack_says_its_own_number():
+    page = Page(comparison_page([seeds("a", 0.5, None, 0.7), seeds("b", None, None), seeds("c", None, 0.5)]))
+    assert [row[-1][0].strip() for row in page.rows[1:]] == ["0.600 ± 0.141 n = 2", "–", "0.500 n = 1"]
+
+
+def test_any_figure_can_be_a_column():
+    entry = metrics() | {"pseudomasks": {"train": {"compare": {"relevance+affinity": {"miou": 0.4}}}}}
+    chosen = [column("pseudomasks.train.compare.relevance+affinity.miou"), column("heads.kept")]
+    assert [(c.what, c.figure, c.ranked) for c in chosen] == [
+        ("Pseudo-masks", "train relevance+affinity mIoU", True),
+        ("Heads", "kept", False),
+    ]
+    rows = [Row("a", (entry,)), run("b")]
+    assert compare_runs(rows, columns=chosen) == {
+        "a": {chosen[0].name: 0.4, "heads.kept": 6.0},
+        "b": {chosen[0].name: None, "heads.kept": 6.0},
+    }
+    page = Page(comparison_page(rows, columns=chosen))
+    assert [text for text, _ in page.rows[0]] == ["Run", "Pseudo-masks train relevance+affinity mIoU", "Heads kept"]
+
+
+def test_a_column_that_no_run_has_is_told_and_a_null_figure_is_none_of_them():
+    rows = [run("a", miou=None)]
+    assert unknown_columns(rows, [*COLUMNS, column("segmenter.val.mean_iou")]) == ["segmenter.val.mean_iou"]
+
+
+def test_figures_over_sparsity_are_drawn_where_rows_differ_in_it():
+    rows = [seeds("a", 0.5, 0.6, sparsity=0.0), seeds("b", 0.5, 0.6, sparsity=0.5, masks=0.55)]
+    html = comparison_page(rows)
+    assert "fraction of heads removed" in html
+    assert "fraction of heads removed" not in comparison_page(rows, curve=False)
+    assert "<svg" not in comparison_page([run("a"), run("b")])
+    assert "//" not in html
+    assert Page(html).rows[2][0][0] == "b 2 seeds"
+    assert comparison_page(rows) == html
+
+
+def test_a_row_without_figures_is_left_out_of_the_curve():
+    rows = [run("a", sparsity=0.0), run("b", sparsity=0.5, map=None), EMPTY]
+    assert curve_svg(rows) is not None
+    assert curve_svg([run("a", sparsity=0.0), EMPTY]) is None
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """The metrics of two runs, the second with a better segmenter."""
     paths = [tmp_path / "a=b.json", tmp_path / "second.json"]
-    for path, (_, metrics) in zip(paths, (run("a"), run("b", miou=0.75)), strict=True):
-        path.write_text(json.dumps(metrics))
+    for path, written in zip(paths, (metrics(), metrics(miou=0.75)), strict=True):
+        path.write_text(json.dumps(written))
     return paths
 
 
 def test_a_name_may_have_an_equals_sign(files: list[Path]):
-    ((name, metrics),) = named_runs([f"gates.beta=0.5={files[1]}"])
-    assert name == "gates.beta=0.5"
-    assert metrics["segmenter"]["val"]["miou"] == 0.75
+    (row,) = named_runs([f"gates.beta=0.5={files[1]}"])
+    assert row.name == "gates.beta=0.5"
+    assert row.runs[0]["segmenter"]["val"]["miou"] == 0.75
 
 
 @pytest.mark.parametrize("text", ["metrics.json", "=metrics.json", "name=", ""])
@@ -168,8 +247,9 @@ def test_a_run_without_name_or_file_is_refused(text: str):
 
 
 def test_listed_names_go_with_the_files_in_their_order(files: list[Path]):
-    assert [name for name, _ in listed_runs('["x=0", "x=1"]', files)] == ["x=0", "x=1"]
-    assert listed_runs('["x=0", "x=1"]', files)[1][1]["segmenter"]["val"]["miou"] == 0.75
+    found = listed_runs('["x=0", "x=1"]', files)
+    assert [row.name for row in found] == ["x=0", "x=1"]
+    assert found[1].runs[0]["segmenter"]["val"]["miou"] == 0.75
 
 
 @pytest.mark.parametrize(

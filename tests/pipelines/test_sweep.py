@@ -16,6 +16,7 @@ from ctm.data.datasets.demo import write_demo
 from ctm.errors import ParamsError
 from pipelines import sweep
 from pipelines.errors import PipelineError
+from pipelines.experiments import Experiment, rows
 from tests.e2e.conftest import PROJECT, Checkout, make_checkout
 
 WEIGHT = "train_classifier.pruning_weight"
@@ -26,10 +27,12 @@ SCORE = """\
 import json, pathlib, sys, yaml, ctm
 if not pathlib.Path(ctm.__file__).is_relative_to(pathlib.Path.cwd()):
     sys.exit(f"error: {ctm.__file__} is not this copy's own")
-weight = yaml.safe_load(open("params.yaml"))["train_classifier"]["pruning_weight"]
+params = yaml.safe_load(open("params.yaml"))
+weight = params["train_classifier"]["pruning_weight"]
 if weight > 0.5:
     sys.exit("error: that is too much")
-pathlib.Path("metrics/evaluate.json").write_text(json.dumps({"heads": {"sparsity": weight}}))
+figures = {"heads": {"sparsity": weight, "total": 4}, "segmenter": {"val": {"miou": 0.5 + params["seed"] / 10}}}
+pathlib.Path("metrics/evaluate.json").write_text(json.dumps(figures))
 """
 """Stands for all stages after preprocess, which e2e tests run; it wants the code of the copy that it runs in."""
 
@@ -43,7 +46,7 @@ def make_tree(root: Path) -> Checkout:
     score = {
         "cmd": "python score.py",
         "deps": ["artifacts/shards", "score.py"],
-        "params": ["train_classifier"],
+        "params": ["seed", "train_classifier"],
         "metrics": [{"metrics/evaluate.json": {"cache": False}}],
     }
     document = {"stages": {"preprocess": stages["preprocess"], "evaluate": score}}
@@ -57,11 +60,15 @@ def make_tree(root: Path) -> Checkout:
     return made
 
 
+RUNS = (f"{WEIGHT}=0.5", "--run", f"{WEIGHT}=0.75", "--seeds", "0,2", "--jobs", "2", "--results", "tiny")
+"""A value and a further run that must fail, each with two seeds."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, str, subprocess.CompletedProcess[str]]:
-    """A tree after a sweep of three values, the last of which must fail; the sweep's name, and what it printed."""
+    """A tree after a sweep, half of which must fail; the sweep's name, and what it printed."""
     tree = make_tree(tmp_path_factory.mktemp("sweep") / "tree")
-    process = tree.start("ctm-pipeline", "sweep", f"{WEIGHT}=0,0.5,0.75", "--jobs", "2")
+    process = tree.start("ctm-pipeline", "sweep", *RUNS)
     assert process.stdout is not None
     queued = process.stdout.readline()
     (tree.root / "score.py").write_text("raise SystemExit('error: the tree was edited')\n", encoding="utf-8")
@@ -74,12 +81,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, str, s
 @pytest.mark.slow
 def test_a_sweep_runs_its_own_copy_of_code_and_data_and_compares_the_runs(finished):
     tree, _, done = finished
-    assert [(name, row["heads.sparsity"]) for name, row in tree.json("metrics/sweep.json").items()] == [
-        (f"{WEIGHT}=0", 0.0),
-        (f"{WEIGHT}=0.5", 0.5),
-    ], done.stdout + done.stderr
+    ((name, row),) = tree.json("metrics/sweep.json").items()
+    assert (name, row["heads.sparsity"], row["runs"]) == (f"{WEIGHT}=0.5", 0.5, 2), done.stdout + done.stderr
+    assert row["segmenter.val.miou"] == pytest.approx(0.6)
+    assert row["segmenter.val.miou.sd"] == pytest.approx(0.02**0.5)
     assert f"{WEIGHT}=0.5" in (tree.root / "report/sweep.html").read_text(encoding="utf-8")
-    assert "wrote report/sweep.html and metrics/sweep.json: 2 of 3 experiments" in done.stdout
+    assert "wrote report/sweep.html and metrics/sweep.json: 2 of 4 experiments" in done.stdout
+
+
+@pytest.mark.slow
+def test_stages_that_a_sweep_does_not_change_run_once_for_each_job(finished):
+    _, _, done = finished
+    cached = (done.stdout + done.stderr).count("Stage 'preprocess' is cached")
+    assert cached >= 2, done.stdout + done.stderr  # two jobs start at the same time, before the cache has anything
 
 
 @pytest.mark.slow
@@ -94,22 +108,44 @@ def test_a_sweep_leaves_the_working_tree_alone(finished):
 def test_an_experiment_that_fails_fails_the_sweep_with_the_stages_own_words(finished):
     _, name, done = finished
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        f"error: {name}-3 has failed (error: that is too much); see `dvc queue logs {name}-3`"
+    first, second = (
+        f"{name}-2-{n} has failed (error: that is too much); see `dvc queue logs {name}-2-{n}`" for n in (1, 2)
     )
+    assert done.stderr.splitlines()[-2:] == [f"error: {first}", second]
+
+
+@pytest.mark.slow
+def test_results_are_written_with_command_revision_and_every_run(finished):
+    tree, name, _ = finished
+    page = (tree.root / "docs/results/tiny-demo.md").read_text(encoding="utf-8")
+    revision = tree.run("git", "rev-parse", "HEAD")[:7]
+    assert f"    ctm-pipeline sweep {' '.join(RUNS)}\n" in page
+    assert f"Revision {revision}; only 2 of 4 runs have ended; seeds 0, 2; " in page
+    assert f"| {WEIGHT}=0.5 | 2 | 0.500 ± 0.000 | – | – | – | – | 0.600 ± 0.141 |" in page
+    assert "This model has 4 heads" in page
+    record = tree.json("docs/results/tiny-demo.json")
+    assert [(run["name"].removeprefix(f"{name}-"), run["seed"], run["state"]) for run in record["runs"]] == [
+        ("1-1", 0, "success"),
+        ("1-2", 2, "success"),
+        ("2-1", 0, "failed"),
+        ("2-2", 2, "failed"),
+    ]
+    assert record["runs"][1]["metrics"]["segmenter"]["val"]["miou"] == pytest.approx(0.7)
+    assert 0 < record["minutes"] < 10
+    assert record["params"]["train_classifier.lr"] == 0.001
 
 
 @pytest.mark.slow
 def test_an_earlier_sweep_can_be_collected_again(finished):
     tree, name, _ = finished
     before = (tree.root / "report/sweep.html").read_bytes()
-    again = tree.try_run(
-        "ctm-pipeline", "sweep", "--collect", name, "--report", "again.html", "--metrics", "again.json"
-    )
+    wanted = ["--report", "again.html", "--metrics", "again.json", "--column", "heads.total", "--column", "heads.tall"]
+    again = tree.try_run("ctm-pipeline", "sweep", "--collect", name, *wanted)
     assert again.returncode == 1
-    assert f"{name}-3 has failed" in again.stderr
-    assert (tree.root / "again.html").read_bytes() == before
-    assert tree.json("again.json") == tree.json("metrics/sweep.json")
+    assert f"{name}-2-1 has failed" in again.stderr
+    assert "no run has the figure heads.tall" in again.stderr
+    assert (tree.root / "report/sweep.html").read_bytes() == before
+    assert [row["heads.total"] for row in tree.json("again.json").values()] == [4.0]
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +164,21 @@ def params(tree: Checkout, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("text", ["train_classifier.pruning_wait=0,1", f"{WEIGHT}=0,x", f"{WEIGHT}=0,-1"])
 def test_a_wrong_name_or_value_is_refused_before_anything_is_queued(params: Path, tree: Checkout, text: str):
     with pytest.raises(ParamsError, match=r"train_classifier\.pruning"):
-        sweep.queue([text], params=params)
+        sweep.queue([[text]], params=params)
     assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
 @pytest.mark.parametrize("text", [WEIGHT, f"{WEIGHT}=", "=0,1"])
 def test_what_is_no_list_of_values_is_refused(params: Path, text: str):
     with pytest.raises(PipelineError, match=r"expected section\.name=value,value"):
-        sweep.queue([text], params=params)
+        sweep.queue([[text]], params=params)
 
 
 def test_data_that_an_experiment_cannot_read_are_refused(params: Path, tree: Checkout):
     text = params.read_text(encoding="utf-8")
     (tree.root / "other.yaml").write_text(text.replace("data/demo", "data/mine"), encoding="utf-8")
     with pytest.raises(PipelineError, match=r"dataset\.root data/mine is missing"):
-        sweep.queue([f"{WEIGHT}=0,1"], params=Path("other.yaml"))
+        sweep.queue([[f"{WEIGHT}=0,1"]], params=Path("other.yaml"))
 
 
 def test_a_sweep_that_dvc_does_not_know_is_named(params: Path):
@@ -156,19 +192,31 @@ def test_outside_of_a_repository_dvcs_own_error_is_shown(tmp_path: Path, monkeyp
         sweep.collect("sweep-1")
 
 
-def experiment(name: str, state: str = "success", **params: Any) -> sweep.Experiment:
-    return sweep.Experiment(name, state, params, {"heads": {"sparsity": 0.5}}, None)
+def test_seeds_and_settings_are_read_before_anything_is_queued(params: Path, tree: Checkout):
+    with pytest.raises(ParamsError, match="seed"):
+        sweep.queue([[f"{WEIGHT}=0,1"]], params=params, seeds="0,x")
+    with pytest.raises(ParamsError, match="pruning_wait"):
+        sweep.queue([[]], params=params, settings=["train_classifier.pruning_wait=1"])
+    with pytest.raises(PipelineError, match=r"^seed is given more than once"):
+        sweep.queue([["seed=0,1"]], params=params, seeds="0,1")
+    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
-def test_runs_are_named_by_the_parameters_in_which_they_differ():
-    found = sweep.named([experiment("s-1", lr=0.1, seed=0, flip="none"), experiment("s-2", lr=0.1, seed=1, flip=None)])
-    assert [name for name, _ in found] == ["seed=0, flip=none", "seed=1, flip=null"]
+def test_values_that_only_fit_together_are_read_together(params: Path):
+    """Format endotect needs no masks, but its folds are refused with any other format."""
+    sweep.check_grid(["dataset.format=endotect", "dataset.folds=2,5"], [], params)
+    with pytest.raises(ParamsError, match="folds"):
+        sweep.check_grid(["dataset.folds=2,5"], [], params)
 
 
-def test_runs_of_equal_parameters_keep_apart():
-    found = sweep.named([experiment("s-1", lr=1), experiment("s-2", lr=1), experiment("s-3", lr=2)])
-    assert [name for name, _ in found] == ["lr=1", "lr=1 (s-2)", "lr=2"]
-    assert [name for name, _ in sweep.named([experiment("s-1", lr=1)])] == ["s-1"]
+def test_the_name_of_a_sweep_says_when_it_was_queued():
+    assert sweep.started("sweep-20260131-235958").isoformat() == "2026-01-31T23:59:58+00:00"
+    with pytest.raises(PipelineError, match="mine is no name of a sweep"):
+        sweep.started("mine")
+
+
+def experiment(name: str, state: str = "success", **params: Any) -> Experiment:
+    return Experiment(name, state, params, {"heads": {"sparsity": 0.5}}, None)
 
 
 def test_only_runs_that_succeeded_are_compared_and_the_others_are_told(tmp_path: Path):
@@ -176,10 +224,10 @@ def test_only_runs_that_succeeded_are_compared_and_the_others_are_told(tmp_path:
     log.write_text("error: first\nerror: no space\nERROR: failed to reproduce 'preprocess'\n")
     found = [
         experiment("s-1", lr=1),
-        sweep.Experiment("s-2", "failed", {"lr": 2}, {}, log),
+        Experiment("s-2", "failed", {"lr": 2}, {}, log),
         experiment("s-3", "queued", lr=3),
     ]
-    assert [name for name, _ in sweep.named(found)] == ["lr=1"]
+    assert [row.name for row in rows(found)] == ["lr=1"]
     assert sweep.failures(found) == [
         "s-2 has failed (error: no space); see `dvc queue logs s-2`",
         "s-3 is queued; see `dvc queue logs s-3`",
@@ -187,7 +235,7 @@ def test_only_runs_that_succeeded_are_compared_and_the_others_are_told(tmp_path:
 
 
 def test_the_figures_of_a_sweep_are_written_beside_its_page(tmp_path: Path):
-    runs = sweep.named([experiment("s-1", lr=1), experiment("s-2", lr=2)])
+    runs = [experiment("s-1", lr=1), experiment("s-2", lr=2)]
     sweep.write_comparison(runs, report=tmp_path / "r/s.html", metrics=tmp_path / "m/s.json", title="Sweep")
     assert json.loads((tmp_path / "m/s.json").read_text())["lr=2"]["heads.sparsity"] == 0.5
     assert "lr=2" in (tmp_path / "r/s.html").read_text(encoding="utf-8")
