@@ -251,6 +251,11 @@ class ShardFolder:
         """Keys of train samples by whose masks settings were chosen."""
         return frozenset(self.index.tune)
 
+    @property
+    def tune_samples(self) -> list[int]:
+        """Their positions in the train split, ascending."""
+        return [index for index, key in enumerate(self.split("train").keys) if key in self.tune] if self.tune else []
+
     def split(self, name: str) -> Split:
         """Opens a split.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -86,11 +86,29 @@ def score_lists(
 
 @torch.inference_mode()
 def segment(
-    model: nn.Module, split: Split, inputs: InputSpec, *, device: torch.device, batch_size: int, workers: int
+    model: nn.Module,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    samples: Sequence[int] | None = None,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
 ) -> Iterator[Mask]:
-    """The segmenter's mask of every sample: logits resized to the stored image's size, then the largest."""
+    """The segmenter's mask of every sample: logits resized to the stored image's size, then the largest.
+
+    Args:
+        model: maps images to logits (B, K, H, W).
+        split: the images.
+        inputs: what the model takes.
+        samples: which of them, by their position; None for all.
+        device: where the model runs.
+        batch_size: images in one forward pass.
+        workers: processes that decode images.
+    """
     model = model.to(device).eval()
-    loader = make_loader(ShardDataset(split, inputs), batch_size=batch_size, shuffle=False, seed=0, workers=workers)
+    dataset = ShardDataset(split, inputs, samples=samples)
+    loader = make_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers)
     for batch in track(loader, description=f"segmenter on {split.name}", unit="batch"):
         logits = model(batch["image"].to(device)).float()  # (B, K, H, W)
         for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):

@@ -93,7 +93,7 @@ def pick_samples(data: ShardFolder, name: str, count: int) -> tuple[Split, list[
     if name not in splits:
         raise ParamsError(f"--split {name}: there is no such split in {data.path}; splits: {', '.join(splits)}.")
     split = data.split("train" if name == "tune" else name)
-    among = [index for index, key in enumerate(split.keys) if name != "tune" or key in data.tune]
+    among = data.tune_samples if name == "tune" else list(range(len(split)))
     if not among:
         raise ParamsError(f"--split {name}: it has no sample; choose another of {', '.join(splits)}.")
     return split, [among[place] for place in spread(len(among), count)]

@@ -66,7 +66,7 @@ def run(
     from ctm.evaluation import page
     from ctm.evaluation.confusion import confusion_json, confusion_table
     from ctm.evaluation.report import ReportData, render_report
-    from ctm.evaluation.scoring import count_masks, score_classifier, segment
+    from ctm.evaluation.scoring import count_masks, score_classifier, score_masks, segment
     from ctm.models.io import load_classifier
     from ctm.models.segmenter import load_segmenter, read_supervision
     from ctm.pseudomasks.parts import CHOSEN
@@ -106,6 +106,9 @@ def run(
         },
         "segmenter": {"val": segmented.compute(), "supervision": read_supervision(segmenter)},
     }
+    if (tuned := data.tune_samples) and metrics["segmenter"]["supervision"] != "truth":
+        masks = segment(network, data.split("train"), network_inputs, samples=tuned, **work)
+        metrics["segmenter"]["tune"] = score_masks(masks, data.split("train"), classes=classes)
     if chosen:
         metrics[CHOSEN] = chosen
     if "train" in pseudo.splits:

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ctm.data.classes import IGNORE
+from ctm.data.shard_index import write_index
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.evaluation.masks import MaskScore
+from ctm.evaluation.scoring import segment
 from ctm.models.io import load_classifier
+from ctm.models.segmenter import load_segmenter
 
 
 def test_the_promised_figures_are_there_and_within_their_ranges(pipeline: Any):
@@ -135,6 +139,26 @@ def test_the_choice_of_auto_is_told_and_shown(pipeline: Any, tiny_params: Any, t
     html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert f"The strategy auto chose {metrics['chosen']['recipe']}" in html
     assert "Label-free score" in html
+
+
+def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its_truth(
+    pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
+):
+    listed = rewrite(tiny_shards, {})
+    split = listed.split("train")
+    write_index(listed.path, listed.index.model_copy(update={"tune": (split.keys[3], split.keys[9])}))
+    metrics = pipeline.run("evaluate", tmp_path, shards=listed.path)
+    network, classes, inputs = load_segmenter(pipeline.path("train_segmenter", "segmenter"))
+    score = MaskScore(classes)
+    for index, mask in segment(network, split, inputs, device=torch.device("cpu"), batch_size=8, workers=0):
+        if index in (3, 9):
+            score.update(mask, split.mask(index, TRUTH))
+    assert metrics["segmenter"]["tune"] == score.compute()
+    bound = tmp_path / "segmenter"
+    shutil.copytree(pipeline.path("train_segmenter", "segmenter"), bound)
+    about = json.loads((bound / "model.json").read_text())
+    (bound / "model.json").write_text(json.dumps({**about, "supervision": "truth"}))
+    assert "tune" not in pipeline.run("evaluate", tmp_path / "bound", shards=listed.path, segmenter=bound)["segmenter"]
 
 
 def test_an_upper_bound_is_marked_in_metrics_and_report(pipeline: Any, tmp_path: Path):
