@@ -43,9 +43,6 @@ class TrainingConfig(Config):
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; null: no clipping."""
 
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of a moving average of the weights, such as 0.99, that is validated and kept instead of them; 0: none."""
-
     keep: Literal["best", "last"] = "last"
     """Which epoch becomes the stage's output: the last, or the best on the val split."""
 

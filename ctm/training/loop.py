@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +19,6 @@ from ctm.runtime.progress import track
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainingConfig
 from ctm.training.device import STEP_STREAM, step_seed
-from ctm.training.ema import WeightAverage
 from ctm.training.optimiser import cosine_with_warmup
 
 __all__ = ["Batch", "Progress", "Task", "fit"]
@@ -76,7 +74,7 @@ def fit(
         optimiser: of the model's parameters; its rates are the peak rates of the schedule.
         fabric: device and precision.
         loaders: ``train``, and ``val`` if there is one; a train loader's sampler has ``set_epoch``.
-        config: epochs, accumulation, warm-up, clipping, averaging of the weights, and which epoch is kept.
+        config: epochs, accumulation, warm-up, clipping, and which epoch is kept.
         seed: of everything random in the steps.
         checkpoints: where the state of an interrupted run is looked for and written after each epoch.
         methods: what the task calls of the model besides ``forward``.
@@ -98,14 +96,12 @@ def fit(
     wrapped, wrapped_optimiser = fabric.setup(model, optimiser)
     for method in methods:
         wrapped.mark_forward_method(method)
-    average = WeightAverage(model, config.ema) if config.ema else None
     state: dict[str, Any] = {
         "model": wrapped,
         "optimiser": wrapped_optimiser,
         "schedule": schedule,
         "history": [],
         "best": -math.inf,
-        **({"average": average} if average else {}),
     }
     if checkpoints.resume and checkpoints.load(fabric, "last", state):
         logger.info("resuming after epoch %d", len(state["history"]))
@@ -115,18 +111,15 @@ def fit(
             "epoch": epoch + 1,
             **_train_epoch(task, state, fabric, loaders["train"], config, seed, steps_per_epoch, before_step),
         }
-        with average.applied() if average else nullcontext():
-            row |= _validate(task, wrapped, fabric, loaders.get("val"))
-            row["lr"] = schedule.get_last_lr()[0]
-            state["history"].append(row)
-            logger.info("%s", _line(row, config.epochs))
-            score = row.get(f"val_{task.monitor}")
-            if config.keep == "best" and score is not None and score > state["best"]:
-                state["best"] = score
-                checkpoints.save(fabric, "best", {"model": wrapped})
+        row |= _validate(task, wrapped, fabric, loaders.get("val"))
+        row["lr"] = schedule.get_last_lr()[0]
+        state["history"].append(row)
+        logger.info("%s", _line(row, config.epochs))
+        score = row.get(f"val_{task.monitor}")
+        if config.keep == "best" and score is not None and score > state["best"]:
+            state["best"] = score
+            checkpoints.save(fabric, "best", {"model": wrapped})
         checkpoints.save(fabric, "last", state)
-    if average:
-        average.apply()
     if config.keep == "best" and state["best"] > -math.inf:
         if not checkpoints.load(fabric, "best", {"model": wrapped}):
             raise ArtifactError(f"{checkpoints.folder}: the best state is gone: start anew with --resume never.")
@@ -171,8 +164,6 @@ def _train_epoch(
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
-            if "average" in state:
-                state["average"].update(step)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.detach()
     means = {f"train_{name}": float(value) / batches for name, value in sums.items()}

@@ -45,7 +45,7 @@ def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, 
 def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(
     pipeline: Any, tiny_params: Params, tmp_path: Path
 ):
-    settings = {"sparsity": 0.5, "pruning_weight": 0.0, "ema": 0.9}
+    settings = {"sparsity": 0.5, "pruning_weight": 0.0}
     training = tiny_params.train_classifier.model_copy(update=settings)
     params = tiny_params.model_copy(update={"train_classifier": training})
     trained = pipeline.run("train_classifier", tmp_path, params=params)

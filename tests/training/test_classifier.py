@@ -150,8 +150,7 @@ def power_cut(*, step: int) -> Iterator[None]:
         {},
         {"masking_warmup_epochs": 2.5, "accumulate": 2},
         {"sparsity": 0.5, "pruning_weight": 0.0},
-        {"sparsity": 0.5, "pruning_weight": 0.0, "ema": 0.9},
-        {"ema": 0.9, "keep": "best"},
+        {"keep": "best"},
     ],
     ids=lambda settings: "+".join(settings) or "plain",
 )

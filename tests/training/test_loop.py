@@ -146,16 +146,15 @@ def test_clipping_bounds_the_step_and_can_be_left_out(tmp_path: Path):
     assert moved[0] < moved[1] / 10
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep: str, epoch: int, ema: float):
-    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2, ema=ema)
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep: str, epoch: int):
+    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", Regression(fail=epoch), keep=keep, accumulate=2, ema=ema)
+        train(tmp_path / "b", Regression(fail=epoch), keep=keep, accumulate=2)
     torch.manual_seed(12345)
     torch.rand(7)
-    resumed, again = train(tmp_path / "b", keep=keep, accumulate=2, ema=ema)
+    resumed, again = train(tmp_path / "b", keep=keep, accumulate=2)
     assert same(resumed, undisturbed)
     assert again == rows
     for name, history in (("one", rows), ("two", again)):
@@ -173,11 +172,10 @@ def test_a_resumed_run_trains_only_the_epochs_that_are_missing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_finished_run_is_not_trained_again(tmp_path: Path, keep: str, ema: float):
-    model, rows = train(tmp_path, keep=keep, ema=ema)
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, keep: str):
+    model, rows = train(tmp_path, keep=keep)
     task = Regression()
-    again, same_rows = train(tmp_path, task, keep=keep, ema=ema)
+    again, same_rows = train(tmp_path, task, keep=keep)
     assert task.progress == []
     assert same_rows == rows
     assert same(again, model)
@@ -203,17 +201,6 @@ def test_the_last_epoch_is_kept_whatever_its_score(tmp_path: Path):
     task = Regression(values=(0.9, 0.1, 0.1, 0.0))
     model, _ = train(tmp_path, task, keep="last")
     assert same(model, task.seen[3])
-
-
-@pytest.mark.parametrize(("keep", "kept"), [("last", 3), ("best", 1)])
-def test_the_average_of_the_weights_is_validated_and_kept_and_changes_no_training(tmp_path: Path, keep: str, kept: int):
-    values = (0.1, 0.9, 0.3, 0.8)
-    task, plain = Regression(values=values), Regression(values=values)
-    model, rows = train(tmp_path / "a", task, keep=keep, ema=0.9)
-    _, expected = train(tmp_path / "b", plain, keep=keep)
-    assert same(model, task.seen[kept])
-    assert not same(task.seen[kept], plain.seen[kept])
-    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in expected]
 
 
 def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path: Path):
