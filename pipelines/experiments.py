@@ -13,7 +13,18 @@ from typing import Any
 from ctm.evaluation.comparison import Row
 from pipelines.request import LAMBDA
 
-__all__ = ["PRUNING", "SEED", "Experiment", "closes_heads", "grouped", "rows", "shared_values", "varied", "word"]
+__all__ = [
+    "PRUNING",
+    "SEED",
+    "Experiment",
+    "closes_heads",
+    "grouped",
+    "last_error",
+    "rows",
+    "shared_values",
+    "varied",
+    "word",
+]
 
 SEED = "seed"
 """The parameter over which mean and standard deviation are taken."""
@@ -106,6 +117,17 @@ def closes_heads(experiments: Sequence[Experiment]) -> bool:
     """Whether experiments differ in nothing but how many heads close, so that a curve over sparsity says something."""
     others = [name for name in varied(experiments) if name != SEED]
     return bool(others) and all(name in PRUNING or name.startswith("gates.") for name in others)
+
+
+def last_error(log: Path | None) -> str:
+    """The last line of a log in which a command tells of an error; empty where there is none."""
+    if log is None or not log.is_file():
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    for beginning in ("error:", "ERROR:"):  # the stage's own words before DVC's, which repeat its whole command
+        if found := [line for line in lines if line.startswith(beginning)]:
+            return found[-1]
+    return ""
 
 
 def word(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any
 from ctm.evaluation.comparison import Column, Row, curve_svg
 from ctm.runtime.outputs import write_text
 from pipelines.experiments import SEED, Experiment, closes_heads, grouped, rows, varied
+from pipelines.portable import portable
 from pipelines.provenance import git
 from pipelines.results_page import Origin, results_page
 
@@ -62,7 +62,7 @@ def origin_of(sweep: str, experiments: Sequence[Experiment], *, command: Sequenc
     ends = [experiment.ended for experiment in done if experiment.ended]
     return Origin(
         sweep=sweep,
-        command=shlex.join([Path(command[0]).name, *map(_portable, command[1:])]),
+        command=shlex.join([Path(command[0]).name, *map(portable, command[1:])]),
         revision=_revision(done),
         started=started,
         minutes=round((max(ends) - started).total_seconds() / 60, 1) if ends else None,
@@ -109,7 +109,7 @@ def _numbers(line: Row, name: str) -> dict[str, float | int | None] | None:
 def _params(params: Mapping[str, Any], wanted: set[str]) -> dict[str, Any]:
     """The wanted parameters; a path of this machine is cut to its last name."""
     found = {name: held for name, held in params.items() if name in wanted}
-    return {name: _portable(held) if isinstance(held, str) else held for name, held in found.items()}
+    return {name: portable(held) if isinstance(held, str) else held for name, held in found.items()}
 
 
 def _revision(done: Sequence[Experiment]) -> str | None:
@@ -131,8 +131,3 @@ def _machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name(0)] if torch.cuda.is_available() else []
     return ", ".join([*gpu, f"{cores} CPU core{'' if cores == 1 else 's'}"])
-
-
-def _portable(text: str) -> str:
-    """A parameter, an override or a word of a command without the folders that only this machine has."""
-    return re.sub(r"(?<![^\s=,\[])/(?:[^\s/,\]]+/)*(?=[^\s/,\]])", "…/", text)

@@ -10,7 +10,8 @@ from ctm.evaluation.comparison import Column, Row
 from ctm.evaluation.spread import Spread
 from ctm.evaluation.style import NONE, value
 from ctm.evaluation.summary import figure
-from pipelines.experiments import SEED, Experiment, rows, shared_values, varied, word
+from pipelines.experiments import SEED, Experiment, grouped, last_error, rows, shared_values, varied, word
+from pipelines.portable import portable
 from pipelines.request import LAMBDA
 
 __all__ = ["Origin", "results_page"]
@@ -62,7 +63,7 @@ def results_page(
         _circumstances(experiments, origin),
         _table(rows(experiments), columns),
         _reading(experiments, columns),
-        *filter(None, [_left_out(experiments), _penalty(experiments)]),
+        *filter(None, [_failed(experiments), _left_out(experiments), _penalty(experiments)]),
         *([f"![Classifier and pseudo-masks over sparsity]({stem}.svg)"] if curve else []),
         f"All figures and parameters of every run: [{stem}.json]({stem}.json). What may be compared with what: "
         f"[protocol]({PROTOCOL}).",
@@ -127,6 +128,18 @@ def _reading(experiments: Sequence[Experiment], columns: Sequence[Column]) -> st
     if "truth" in {experiment.params.get("train_segmenter.supervision") for experiment in experiments}:
         found.append("With train_segmenter.supervision = truth the segmenter is an upper bound, trained on true masks.")
     return " ".join(found)
+
+
+def _failed(experiments: Sequence[Experiment]) -> str | None:
+    """The runs that are missing in n, and why."""
+    found = [
+        f"- {name}, seed {word(experiment.params.get(SEED))}: {experiment.state}"
+        f"{f' ({said})' if (said := portable(last_error(experiment.log))) else ''}"
+        for name, group in grouped(experiments)
+        for experiment in group
+        if experiment.state != "success"
+    ]
+    return "\n".join(["Runs that are in no figure:", "", *found]) if found else None
 
 
 def _left_out(experiments: Sequence[Experiment]) -> str | None:

@@ -18,7 +18,7 @@ from ctm.runtime.outputs import write_text
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
-from pipelines.experiments import SEED, Experiment, closes_heads, rows
+from pipelines.experiments import SEED, Experiment, closes_heads, last_error, rows
 from pipelines.provenance import dvc, dvc_file, error_text, git
 from pipelines.request import LAMBDA, LAMBDAS
 
@@ -148,7 +148,7 @@ def failures(experiments: Iterable[Experiment]) -> list[str]:
     """A line for every experiment that has not succeeded: its name, its state, and the last error in its log."""
     return [
         f"{experiment.name} {'has failed' if experiment.state == 'failed' else f'is {experiment.state}'}"
-        f"{_last_error(experiment.log)}; see `dvc queue logs {experiment.name}`"
+        f"{f' ({said})' if (said := last_error(experiment.log)) else ''}; see `dvc queue logs {experiment.name}`"
         for experiment in experiments
         if experiment.state != "success"
     ]
@@ -224,14 +224,3 @@ def _dvc(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     code = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
     return dvc(*arguments, capture=capture, PATH=path, PYTHONPATH=code)
-
-
-def _last_error(log: Path | None) -> str:
-    """The last line of a log in which a command tells of an error, as the end of a clause."""
-    if log is None or not log.is_file():
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    for beginning in ("error:", "ERROR:"):  # the stage's own words before DVC's, which repeat its whole command
-        if found := [line for line in lines if line.startswith(beginning)]:
-            return f" ({found[-1]})"
-    return ""

@@ -113,9 +113,13 @@ def test_a_sweep_of_pruning_has_its_curve_beside_it(tmp_path: Path, pruned: list
 
 
 def test_every_run_is_kept_with_its_figures_and_parameters(tmp_path: Path, pruned: list[Experiment]):
-    failed = replace(experiment(0.05, 3, state="failed"), metrics={})
+    log = tmp_path / "log"
+    log.write_text("error: early\nerror: /home/me/a: every gate has closed\nERROR: failed to reproduce\n")
+    failed = replace(experiment(0.05, 3, state="failed"), metrics={}, log=log)
     text = page(tmp_path, [*pruned, failed])
     assert "only 6 of 7 runs have ended" in text
+    assert f"- {LAMBDA}=0.05, seed 3: failed (error: …/a: every gate has closed)" in text
+    assert "in no figure" not in page(tmp_path / "all", pruned)
     record = json.loads((tmp_path / "t-demo.json").read_text(encoding="utf-8"))
     assert [(run["row"], run["seed"]) for run in record["runs"]][-2:] == [(f"{LAMBDA}=0.05", 2), (f"{LAMBDA}=0.05", 3)]
     assert record["runs"][1]["metrics"]["pseudomasks"]["train"]["miou"] == 0.6
