@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctm.data.classes import ClassTable
-from ctm.pseudomasks.ranking import has_learned, not_learned, rank
+from ctm.pseudomasks.ranking import rank
 from ctm.stage import Metrics
 
-__all__ = ["LabelScore", "has_learned", "not_learned"]
+__all__ = ["LabelScore"]
 
 
 class LabelScore:
@@ -34,9 +34,9 @@ class LabelScore:
 
         Returns:
             ``map``: mean average precision over the classes with a positive image; ``chance_map``: what a random
-            ranking gets, the mean share of positive images of the same classes; ``accuracy``: share of (image, class)
-            pairs with (probability > 0.5) == label, the paper's classifier accuracy; ``classes``: the average precision
-            of each class. All 0..1; None where there is no image to say it.
+            ranking gets on average; ``accuracy``: share of (image, class) pairs with (probability > 0.5) == label, the
+            paper's classifier accuracy; ``classes``: the average precision of each class. All 0..1; None where there is
+            no image to say it.
         """
         shape = (0, len(self._names))
         logits = np.concatenate([np.empty(shape), *self._logits])

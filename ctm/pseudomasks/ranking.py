@@ -18,7 +18,7 @@ class Ranking(NamedTuple):
 
     Attributes:
         map: mean average precision over the classes with a positive image; None if no class has one.
-        chance: what a random ranking gets, the mean share of positive images of the same classes; None with ``map``.
+        chance: what a random ranking gets on average, over the same classes; None with ``map``.
         classes: average precision of each class, None where no image is positive.
     """
 
@@ -38,7 +38,8 @@ def rank(logits: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Rankin
     known = [value for value in classes if value is not None]
     if not known:
         return Ranking(None, None, classes)
-    return Ranking(sum(known) / len(known), float(labels[:, labels.any(axis=0)].mean()), classes)
+    chance = [_random_precision(len(labels), int(count)) for count in labels.sum(axis=0) if count]
+    return Ranking(sum(known) / len(known), sum(chance) / len(chance), classes)
 
 
 def average_precision(scores: NDArray[np.floating[Any]], present: NDArray[np.bool_]) -> float | None:
@@ -57,6 +58,18 @@ def average_precision(scores: NDArray[np.floating[Any]], present: NDArray[np.boo
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # the last of each run of equal scores
     hits = present[order].cumsum()[ends]
     return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / hits[-1])
+
+
+def _random_precision(images: int, positives: int) -> float:
+    """The expected average precision of a random order, 0..1.
+
+    A positive at rank r has the precision (1 + the expected number of positives before it) / r. The mean over the ranks
+    is far above the share of positives where these are few: 0.34 for one of eight images.
+    """
+    if images == 1:
+        return 1.0
+    harmonic = float((1 / np.arange(1, images + 1)).sum())
+    return ((positives - 1) / (images - 1) * (images - harmonic) + harmonic) / images
 
 
 def has_learned(found: float | None, chance: float | None) -> bool:

@@ -16,9 +16,10 @@ from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
-from ctm.evaluation.labels import LabelScore, has_learned
+from ctm.evaluation.labels import LabelScore
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
+from ctm.pseudomasks.ranking import has_learned
 from ctm.runtime.context import Context, Precision
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig

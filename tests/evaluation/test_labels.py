@@ -19,7 +19,7 @@ def test_average_precision_equals_the_hand_value():
     result = score.compute()
     assert result["classes"] == pytest.approx({"cat": 5 / 6, "dog": 1 / 2})
     assert result["map"] == pytest.approx((5 / 6 + 1 / 2) / 2)
-    assert result["chance_map"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert result["chance_map"] == pytest.approx((49 / 72 + 25 / 48) / 2)  # of all orders of four
 
 
 def test_accuracy_is_the_share_of_right_image_and_class_pairs():
@@ -34,7 +34,7 @@ def test_a_class_without_positive_images_is_not_in_the_mean():
     result = score.compute()
     assert result["classes"] == {"cat": 1.0, "dog": None}
     assert result["map"] == 1.0
-    assert result["chance_map"] == 0.5
+    assert result["chance_map"] == 0.75
 
 
 def test_very_confident_logits_keep_their_order():

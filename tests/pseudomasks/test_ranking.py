@@ -36,15 +36,19 @@ def test_it_equals_the_area_under_the_steps_of_precision_over_recall(seed: int):
 def test_classes_without_a_positive_count_neither_in_the_mean_nor_in_chance():
     logits = np.array([[3.0, 9], [-1, 9], [-2, 9], [-3, 9]])
     labels = np.array([[True, False], [False, False], [True, False], [False, False]])
-    assert rank(logits, labels) == (pytest.approx(5 / 6), 0.5, [pytest.approx(5 / 6), None])
+    # Two of four: the six orders have average precisions of 1, 5/6, 3/4, 7/12, 1/2 and 5/12.
+    assert rank(logits, labels) == (pytest.approx(5 / 6), pytest.approx(49 / 72), [pytest.approx(5 / 6), None])
     assert rank(logits[:0], labels[:0]) == (None, None, [None, None])
 
 
-def test_a_random_ranking_is_at_chance_on_average():
+@pytest.mark.parametrize(("images", "positives"), [(1, 1), (8, 1), (8, 3), (8, 8), (200, 10)])
+def test_a_random_ranking_is_at_chance_on_average(images: int, positives: int):
     rng = np.random.default_rng(0)
-    found = rank(rng.normal(size=(4000, 3)), rng.random((4000, 3)) < np.array([0.1, 0.3, 0.6]))
-    assert found.map == pytest.approx(found.chance, abs=0.02)
-    assert not has_learned(found.map, found.chance)
+    present = np.arange(images) < positives
+    found = [average_precision(rng.normal(size=images), present) for _ in range(4000)]
+    chance = rank(np.zeros((images, 1)), present[:, None]).chance
+    assert np.mean(found) == pytest.approx(chance, abs=0.01)
+    assert not has_learned(chance, chance) or chance == 1
 
 
 def test_a_fifth_of_the_way_from_chance_to_perfection_is_learning():

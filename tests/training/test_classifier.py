@@ -19,11 +19,11 @@ from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
-from ctm.evaluation.labels import has_learned
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig
 from ctm.models.pruning import compare_models, prune_heads
 from ctm.params import Params
+from ctm.pseudomasks.ranking import has_learned
 from ctm.runtime.context import Context
 from ctm.training.classifier import ClassifierTask, train_classifier
 from ctm.training.config import TrainClassifierConfig
