@@ -34,7 +34,7 @@ class TrainingLogits(NamedTuple):
 
     Attributes:
         masked: logits from class tokens of which absent classes' are masked at random; the loss is theirs.
-        unmasked: logits from all class tokens, without gradient: what validation would see.
+        unmasked: logits from all class tokens, without gradient, under the step's own gates and dropped paths.
         patches: pooled logits of the patch head; None in a model without one.
     """
 

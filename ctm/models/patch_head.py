@@ -44,4 +44,4 @@ def pool_by_rank(scores: Tensor) -> Tensor:
     ranks = torch.arange(count, device=scores.device, dtype=torch.float32)
     weights = LAST_WEIGHT ** (ranks / count)
     ordered = scores.float().sort(dim=1, descending=True).values
-    return torch.einsum("bpc,p->bc", ordered, weights / weights.sum())
+    return (ordered * (weights / weights.sum())[:, None]).sum(dim=1)  # no product that autocast would round to bf16

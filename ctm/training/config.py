@@ -84,6 +84,13 @@ class TrainClassifierConfig(TrainingConfig):
     the training. It takes pruning_weight 0 and keep last; the gates are not sampled then. null: the gates learn."""
 
     @model_validator(mode="after")
+    def _ramps_end(self) -> TrainClassifierConfig:
+        for name in ("masking_warmup_epochs", "pruning_warmup_epochs"):
+            if (length := getattr(self, name)) > self.epochs:
+                raise ValueError(f"{name} ({length:g}) is more than epochs ({self.epochs}): it would never end")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_close_heads(self) -> TrainClassifierConfig:
         if self.sparsity is not None and self.pruning_weight:
             raise ValueError(

@@ -82,10 +82,10 @@ def closing_order(logits: Tensor) -> list[int]:
 
 
 def _scored(logits: Tensor, gradients: Tensor) -> Tensor:
-    """The logits with the running mean of the open heads moved on; untouched by gradients that are no numbers."""
+    """The logits with the running mean of the open heads moved on; where a gradient is no number, its block's stay."""
     scores = gradients / gradients.square().mean(dim=1, keepdim=True).sqrt().clamp(min=torch.finfo().tiny)
     moved = (MOMENTUM * logits + (1 - MOMENTUM) * scores.abs()).clamp(min=LEAST)
-    return torch.where((logits > 0) & moved.isfinite(), moved, logits)
+    return torch.where((logits > 0) & gradients.isfinite().all(dim=1, keepdim=True), moved, logits)
 
 
 def _take_gradient(gate: HardConcreteGate) -> Tensor:

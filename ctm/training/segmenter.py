@@ -69,7 +69,8 @@ def train_segmenter(
     """Trains a segmenter on the images of ``data`` and the masks of ``pseudomasks``, in rounds if that is asked for.
 
     Every round starts from the same weights. Its masks are those that the segmenter of the round before gives the train
-    images; an interrupted run goes through its finished rounds again without training, and so ends in the same bytes.
+    images; an interrupted run goes through its finished rounds again without training, and so ends in the same bytes
+    (but for fp16, whose loss scale starts anew).
 
     Returns:
         The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch, with
@@ -132,6 +133,7 @@ class _Course:
                 self.training,
                 rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
                 group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
+                no_decay=_no_weight_decay(network),
             ),
             fabric=self.fabric,
             loaders=self._loaders(lesson),
@@ -195,6 +197,16 @@ class _Course:
             )
             for name, dataset in datasets.items()
         }
+
+
+def _no_weight_decay(network: nn.Module) -> set[str]:
+    """Names of what timm's networks keep from decaying: tokens and position embeddings."""
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in network.named_modules()
+        if callable(getattr(module, "no_weight_decay", None))
+        for name in module.no_weight_decay()
+    }
 
 
 def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:

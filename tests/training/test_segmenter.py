@@ -273,6 +273,28 @@ def test_pseudomasks_of_other_images_are_refused(
         train(tiny_params, tiny_shards, ShardFolder.open(masks.path), tmp_path)
 
 
+def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    def trained(decay: float) -> dict[str, torch.Tensor]:
+        settings = {"arch": "vit", "encoder": "test_vit", "options": {}, "lr": 1e-6, "weight_decay": decay}
+        model, *_ = train_segmenter(
+            tiny_shards,
+            masks,
+            image_size=(32, 32),
+            training=tiny_params.train_segmenter.model_copy(update=settings),
+            seed=0,
+            precision="fp32",
+            context=Context(device="cpu", workers=0, checkpoints=tmp_path / str(decay), resume=False),
+        )
+        return dict(model.named_parameters())
+
+    without, strong = trained(0.0), trained(1e4)
+    shrunk = {name for name, value in strong.items() if value.norm() < 0.995 * without[name].norm()}
+    assert shrunk == {name for name in without if name.endswith(".weight") and without[name].ndim > 1}
+    assert {"encoder.cls_token", "encoder.pos_embed"} <= without.keys() - shrunk
+
+
 def test_encoder_and_decoder_have_rates_of_their_own(
     tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
 ):
