@@ -61,16 +61,17 @@ kfp-local: $(INSTALLED) images  ## Run the compiled pipeline on this machine's D
 
 sweep: $(INSTALLED)  ## Run lambda of the paper's Table 8 as experiments of DVC and compare them
 	@$(RUN) ctm demo-data data/demo
-	@$(RUN) ctm-pipeline sweep
+	@$(RUN) ctm-pipeline sweep --set train_classifier.sparsity=null
 
 table8: $(INSTALLED)  ## The paper's Table 8 on the data of params.yaml, every lambda with each of SEEDS, into docs/results
 	@$(RUN) ctm demo-data data/demo
-	@$(RUN) ctm-pipeline sweep train_classifier.pruning_weight=$(LAMBDAS) --seeds $(SEEDS) --results table8
+	@$(RUN) ctm-pipeline sweep train_classifier.pruning_weight=$(LAMBDAS) --seeds $(SEEDS) --results table8 \
+	  --set train_classifier.sparsity=null
 
 ablation: $(INSTALLED)  ## Without masking, without register token, without pruning, each with SEEDS, into docs/results
 	@$(RUN) ctm demo-data data/demo
 	@$(RUN) ctm-pipeline sweep --run '' --run train_classifier.masking_ratio=0 --run model.register_token=false \
-	  --run train_classifier.pruning_weight=0 --seeds $(SEEDS) --set 'evaluate.compare=[attention,relevance]' \
+	  --run 'train_classifier.pruning_weight=0 train_classifier.sparsity=null' --seeds $(SEEDS) --set 'evaluate.compare=[attention,relevance]' \
 	  --column heads.sparsity --column classifier.val.map --column segmenter.val.miou \
 	  --column pseudomasks.train.compare.attention.miou --column pseudomasks.train.compare.relevance.miou \
 	  --column pseudomasks.train.miou --results ablation

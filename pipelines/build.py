@@ -19,7 +19,7 @@ from ctm.stages import JOINS, STAGES
 from pipelines.profiles import ClusterProfile, apply, load_profile
 from pipelines.request import LAMBDA, LAMBDAS, PipelineName
 
-__all__ = ["PIPELINES", "build_pipeline", "compile_text", "generated_files"]
+__all__ = ["PIPELINES", "TABLE_8", "build_pipeline", "compile_text", "generated_files"]
 
 TABLE_8 = [f"{LAMBDA}={value}" for value in LAMBDAS]
 """The paper's sweep over lambda."""

@@ -344,7 +344,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Run the stages for every value of a parameter in DVC's queue, and compare the runs in one report."""
-    from ctm.evaluation.comparison import COLUMNS, column, unknown_columns
+    from ctm.evaluation.comparison import column, columns_of, unknown_columns
     from pipelines import sweep as sweeps
     from pipelines.experiments import rows
     from pipelines.results import origin_of, write_results
@@ -355,14 +355,17 @@ def sweep(
     if collect is None:
         typer.echo(f"queued as {name}")
         sweeps.run_queued(jobs=jobs)
-    experiments, columns = sweeps.collect(name), tuple(map(column, figures or ())) or COLUMNS
+    experiments = sweeps.collect(name)
     wrong = sweeps.failures(experiments)
     if lines := rows(experiments):
+        columns = tuple(map(column, figures or ())) or columns_of(lines)
         sweeps.write_comparison(experiments, report=report, metrics=metrics, title=f"Sweep {name}", columns=columns)
         runs = sum(len(line.runs) for line in lines)
         typer.echo(f"wrote {report} and {metrics}: {runs} of {len(experiments)} experiments")
         if results:
-            origin = origin_of(name, experiments, command=sys.argv, started=sweeps.started(name))
+            origin = origin_of(
+                name, experiments, command=sys.argv, started=sweeps.started(name), collected=bool(collect)
+            )
             written = write_results(results, experiments, columns=columns, origin=origin)
             typer.echo(f"wrote {', '.join(map(str, written))}")
         if figures and (unknown := unknown_columns(lines, columns)):

@@ -16,6 +16,7 @@ from pipelines.request import LAMBDA
 __all__ = [
     "PRUNING",
     "SEED",
+    "UNCHANGED",
     "Experiment",
     "closes_heads",
     "grouped",
@@ -114,9 +115,9 @@ def shared_values(experiments: Sequence[Experiment]) -> dict[str, str]:
 
 
 def closes_heads(experiments: Sequence[Experiment]) -> bool:
-    """Whether experiments differ in nothing but how many heads close, so that a curve over sparsity says something."""
+    """Whether experiments differ in one parameter alone, and that closes heads: their points make one curve."""
     others = [name for name in varied(experiments) if name != SEED]
-    return bool(others) and all(name in PRUNING or name.startswith("gates.") for name in others)
+    return len(others) == 1 and (others[0] in PRUNING or others[0].startswith("gates."))
 
 
 def last_error(log: Path | None) -> str:

@@ -13,4 +13,4 @@ def portable(text: str) -> str:
     >>> portable("model.pretrained=/home/me/weights.safetensors")
     'model.pretrained=…/weights.safetensors'
     """
-    return re.sub(r"(?<![^\s=,\[])/(?:[^\s/,\]]+/)*(?=[^\s/,\]])", "…/", text)
+    return re.sub(r"""(?<![^\s=,\[('"])/(?:[^\s/,\])'"]+/)*(?=[^\s/,\])'"])""", "…/", text)

@@ -49,7 +49,9 @@ def write_results(
     return [folder / f"{stem}{suffix}" for suffix in files]
 
 
-def origin_of(sweep: str, experiments: Sequence[Experiment], *, command: Sequence[str], started: datetime) -> Origin:
+def origin_of(
+    sweep: str, experiments: Sequence[Experiment], *, command: Sequence[str], started: datetime, collected: bool = False
+) -> Origin:
     """Where the results of a sweep come from.
 
     Args:
@@ -57,6 +59,7 @@ def origin_of(sweep: str, experiments: Sequence[Experiment], *, command: Sequenc
         experiments: its experiments.
         command: the words of the command line that made the results.
         started: when the sweep was queued.
+        collected: the experiments ran earlier, and perhaps elsewhere: this machine is not theirs.
     """
     done = [experiment for experiment in experiments if experiment.state == "success"]
     ends = [experiment.ended for experiment in done if experiment.ended]
@@ -66,7 +69,7 @@ def origin_of(sweep: str, experiments: Sequence[Experiment], *, command: Sequenc
         revision=_revision(done),
         started=started,
         minutes=round((max(ends) - started).total_seconds() / 60, 1) if ends else None,
-        machine=_machine(),
+        machine="machine unknown (collected later)" if collected else _machine(),
     )
 
 

@@ -23,6 +23,9 @@ PROTOCOL = "../protocol.md"
 SAID = ("strategy", "assignment", "refinement", "label_source")
 """Parameters of extract_pseudomasks without which nobody can tell what a score of pseudo-masks is of."""
 
+REPLACED = ("assignment", "refinement")
+"""Those of them that the strategy auto chooses itself."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -75,7 +78,7 @@ def _circumstances(experiments: Sequence[Experiment], origin: Origin) -> str:
     """Revision, runs, seeds, machine and time in one paragraph."""
     done = [experiment for experiment in experiments if experiment.state == "success"]
     runs = (
-        f"only {len(done)} of {len(experiments)} runs have ended"
+        f"only {len(done)} of {len(experiments)} runs have succeeded"
         if len(done) < len(experiments)
         else f"{len(done)} runs"
     )
@@ -113,7 +116,9 @@ def _reading(experiments: Sequence[Experiment], columns: Sequence[Column]) -> st
     """What the figures are of."""
     params, shown = experiments[0].params, {column.name.partition(".")[0] for column in columns}
     differ = varied(experiments)
-    said = [name for name in SAID if (full := f"extract_pseudomasks.{name}") in params and full not in differ]
+    auto = params.get("extract_pseudomasks.strategy") == "auto"
+    asked = [name for name in SAID if not (auto and name in REPLACED)]
+    said = [name for name in asked if (full := f"extract_pseudomasks.{name}") in params and full not in differ]
     words = ", ".join(f"{name} {word(params[f'extract_pseudomasks.{name}'])}" for name in said)
     parts = {
         "heads": "Heads: the fraction of attention heads that were removed.",
@@ -121,7 +126,8 @@ def _reading(experiments: Sequence[Experiment], columns: Sequence[Column]) -> st
         "label.",
         "pseudomasks": f"Pseudo-masks{f' ({words})' if words else ''}: against the true masks of the split named; a "
         "name between split and figure is an entry of evaluate.compare, read from the same checkpoint.",
-        "segmenter": "Segmenter: trained on the pseudo-masks of train, scored against the true masks of val.",
+        "segmenter": "Segmenter: trained on the pseudo-masks of train, scored against the true masks of the split "
+        "named.",
     }
     found = ["Mean ± standard deviation of a sample over n seeds."] if len(_seeds(experiments)) > 1 else []
     found += [about for part, about in parts.items() if part in shown]
@@ -155,7 +161,7 @@ def _penalty(experiments: Sequence[Experiment]) -> str | None:
     if LAMBDA not in varied(experiments) or len(heads) != 1:
         return None
     total = round(heads.pop() or 0)
-    lambdas = sorted({float(experiment.params[LAMBDA]) for experiment in experiments})
+    lambdas = sorted({float(held) for experiment in experiments if (held := experiment.params.get(LAMBDA)) is not None})
     here, there = ([f"{weight * count:.4g}" for weight in lambdas] for count in (total, PAPER_HEADS))
     return (
         f"Lambda is {LAMBDA}, not rescaled. It weighs the sum over all heads of P(gate open), as in the paper. "

@@ -18,7 +18,7 @@ from ctm.params import Params, load_params
 from ctm.runtime.storage import is_remote
 from ctm.stage import Source
 from ctm.stages import STAGES
-from pipelines.build import compile_text
+from pipelines.build import TABLE_8, compile_text
 from pipelines.check import LOADER, check_package
 from pipelines.errors import PipelineError
 from pipelines.images import choose_images, image_digest
@@ -190,9 +190,10 @@ def _arguments(
 
 
 def _check_runs(request: Request) -> None:
-    """Refuses runs of a sweep that would compute the same and say that they differ."""
+    """Refuses runs of a sweep, those that it has by default too, that cannot run or would compute the same."""
     first = next(iter(STAGES.values()))
-    for run in request.runs:
+    default = TABLE_8 if request.pipeline == "ctm_sweep" else ()
+    for run in request.runs or default:
         load_params(request.params, [*request.overrides, run])
         if run.partition(".")[0].strip() in first.config.model_fields:
             raise PipelineError(

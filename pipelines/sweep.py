@@ -12,17 +12,27 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ctm.evaluation.comparison import COLUMNS, Column, compare_runs, comparison_page
-from ctm.params import load_params
+from ctm.evaluation.comparison import Column, compare_runs, comparison_page
+from ctm.params import Params, load_params
 from ctm.runtime.outputs import write_text
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
-from pipelines.experiments import SEED, Experiment, closes_heads, last_error, rows
+from pipelines.experiments import SEED, UNCHANGED, Experiment, closes_heads, last_error, rows
 from pipelines.provenance import dvc, dvc_file, error_text, git
 from pipelines.request import LAMBDA, LAMBDAS
 
-__all__ = ["TABLE_8", "check_grid", "collect", "failures", "queue", "run_queued", "started", "write_comparison"]
+__all__ = [
+    "TABLE_8",
+    "check_grid",
+    "check_grids",
+    "collect",
+    "failures",
+    "queue",
+    "run_queued",
+    "started",
+    "write_comparison",
+]
 
 TABLE_8 = f"{LAMBDA}={','.join(LAMBDAS)}"
 """The sweep of the paper's Table 8."""
@@ -62,8 +72,7 @@ def queue(
         PipelineError: DVC refuses.
     """
     seeded = [] if seeds is None else [f"{SEED}={seeds}"]
-    for grid in grids:
-        check_grid([*grid, *seeded], settings, params)  # found now, and not by each experiment
+    check_grids([[*grid, *seeded] for grid in grids], settings, params)  # found now, and not by each experiment
     sweep = f"{PREFIX}{datetime.now(UTC):{TIME}}"
     copied = [*copy, *_untracked(load_params(params, settings).dataset.root)]
     options = [word for path in copied for word in ("--copy-paths", str(path))]
@@ -76,13 +85,34 @@ def queue(
     return sweep
 
 
-def check_grid(grid: Sequence[str], settings: Sequence[str], params: Path) -> None:
+def check_grids(grids: Sequence[Sequence[str]], settings: Sequence[str], params: Path) -> None:
+    """Reads the parameters of every combination of several grids, and refuses two that come to the same.
+
+    Arguments and errors are those of ``check_grid``.
+    """
+    seen: dict[str, str] = {}
+    for grid in grids:
+        plain = len(list(filter(None, map(_singles, grid)))) == len(grid)
+        for words, read in check_grid(grid, settings, params):
+            text = read.model_dump_json()
+            if plain and text in seen:
+                raise PipelineError(
+                    f"the runs {seen[text] or UNCHANGED!r} and {words or UNCHANGED!r} have the same parameters: leave "
+                    "one of them out."
+                )
+            seen[text] = words
+
+
+def check_grid(grid: Sequence[str], settings: Sequence[str], params: Path) -> list[tuple[str, Params]]:
     """Reads the parameters of every combination of a grid, but for values that are more than plain words.
 
     Args:
         grid: texts ``section.name=value,value,…``.
         settings: overrides of all combinations.
         params: the parameter file.
+
+    Returns:
+        Each combination in words, and its parameters.
 
     Raises:
         ParamsError: a name or a value is wrong.
@@ -91,8 +121,10 @@ def check_grid(grid: Sequence[str], settings: Sequence[str], params: Path) -> No
     names = [text.partition("=")[0] for text in (*grid, *settings)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PipelineError(f"{', '.join(twice)} is given more than once: give all its values in one place.")
-    for combination in product(*filter(None, map(_singles, grid))):
-        load_params(params, [*settings, *combination])
+    return [
+        (" ".join(combination), load_params(params, [*settings, *combination]))
+        for combination in product(*filter(None, map(_singles, grid)))
+    ]
 
 
 def started(sweep: str) -> datetime:
@@ -136,7 +168,7 @@ def collect(sweep: str) -> list[Experiment]:
 
 
 def write_comparison(
-    experiments: Sequence[Experiment], *, report: Path, metrics: Path, title: str, columns: Sequence[Column] = COLUMNS
+    experiments: Sequence[Experiment], *, report: Path, metrics: Path, title: str, columns: Sequence[Column] = ()
 ) -> None:
     """Writes the page and the figures of a sweep."""
     lines, curve = rows(experiments), closes_heads(experiments)

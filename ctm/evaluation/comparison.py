@@ -14,10 +14,10 @@ from ctm.evaluation.summary import figure, figure_names, read_metrics
 from ctm.stage import Metrics
 
 __all__ = [
-    "COLUMNS",
     "Column",
     "Row",
     "column",
+    "columns_of",
     "compare_runs",
     "comparison_page",
     "curve_svg",
@@ -26,7 +26,7 @@ __all__ = [
     "unknown_columns",
 ]
 
-SPARSITY, MAP, MIOU = "heads.sparsity", "classifier.val.map", "pseudomasks.train.miou"
+SPARSITY, MAP = "heads.sparsity", "classifier.val.map"
 PARTS = {
     "heads": ("Heads", "plain"),
     "classifier": ("Classifier", "green"),
@@ -34,6 +34,9 @@ PARTS = {
     "segmenter": ("Segmenter", "orange"),
 }
 """What the first part of a figure's name stands for, and its colour on the page."""
+
+SCORES = ("accuracy", "coverage", "map", "miou", "pixel_accuracy")
+"""Last words of figures of 0..1 of which more is better."""
 
 WORDS = {"map": "mAP", "miou": "mIoU", "iou": "IoU", "compare": ""}
 
@@ -71,23 +74,32 @@ def column(name: str) -> Column:
     part, _, rest = name.partition(".")
     what, colour = PARTS.get(part, (part, "plain"))
     words = " ".join(filter(None, (WORDS.get(word, word) for word in rest.replace(".", "_").split("_"))))
-    return Column(name, what, words or part, colour, ranked=part in PARTS and part != "heads")
+    return Column(name, what, words or part, colour, ranked=_is_score(name))
 
 
-COLUMNS = tuple(
-    map(
-        column,
-        (
-            SPARSITY,
-            "classifier.val.accuracy",
-            MAP,
-            "pseudomasks.train.pixel_accuracy",
-            MIOU,
-            "segmenter.val.miou",
-        ),
+def _is_score(name: str) -> bool:
+    """Whether a figure is one of 0..1 of which more is better, and no count or share of heads."""
+    *path, last = name.split(".")
+    return last in SCORES or "classes" in path
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[Column, ...]:
+    """The columns of the paper's Table 8, with mAP beside the accuracy, and the segmenter's score behind it."""
+    masks = f"pseudomasks.{_reported(rows)}"
+    names = (
+        SPARSITY,
+        "classifier.val.accuracy",
+        MAP,
+        f"{masks}.pixel_accuracy",
+        f"{masks}.miou",
+        "segmenter.val.miou",
     )
-)
-"""Table 8 of the paper, with mAP beside the accuracy, and the segmenter's score behind it."""
+    return tuple(map(column, names))
+
+
+def _reported(rows: Iterable[Row]) -> str:
+    """Which pseudo-masks count: where there is a tune list, those of the other images."""
+    return "score" if any(row.spread("pseudomasks.score.miou") for row in rows) else "train"
 
 
 @dataclass(frozen=True)
@@ -135,10 +147,11 @@ def listed_runs(names: str, files: Sequence[Path]) -> list[Row]:
     return [Row(name, (read_metrics(file),)) for name, file in zip(found, files, strict=True)]
 
 
-def compare_runs(rows: Sequence[Row], *, columns: Sequence[Column] = COLUMNS) -> dict[str, dict[str, float | None]]:
+def compare_runs(rows: Sequence[Row], *, columns: Sequence[Column] = ()) -> dict[str, dict[str, float | None]]:
     """The figures of each row by the row's name and the figure's, None where it has none.
 
-    A row of several runs has their means, under ``<figure>.sd`` the standard deviations, and under ``runs`` how many.
+    Without ``columns`` they are those of ``columns_of``. A row of several runs has their means, under
+    ``<figure>.sd`` the standard deviations, and under ``runs`` how many.
 
     Raises:
         ParamsError: there is no row, or two have one name.
@@ -148,14 +161,14 @@ def compare_runs(rows: Sequence[Row], *, columns: Sequence[Column] = COLUMNS) ->
     if not rows or twice:
         wrong = f"{', '.join(twice)} stands for more than one run" if twice else "there is no run to compare"
         raise ParamsError(f"{wrong}: give each run with a name of its own, --run NAME=FILE.")
-    return {row.name: _figures(row, columns) for row in rows}
+    return {row.name: _figures(row, columns or columns_of(rows)) for row in rows}
 
 
 def comparison_page(
     rows: Sequence[Row],
     *,
     title: str = "Runs compared",
-    columns: Sequence[Column] = COLUMNS,
+    columns: Sequence[Column] = (),
     curve: bool = True,
 ) -> str:
     """One HTML page that holds everything it shows: a line a row, the best score of each column marked.
@@ -163,7 +176,7 @@ def comparison_page(
     Args:
         rows: what is compared.
         title: of the page.
-        columns: which figures.
+        columns: which figures; none: those of ``columns_of``.
         curve: whether to draw figures over sparsity where rows differ in it.
 
     Raises:
@@ -173,6 +186,7 @@ def comparison_page(
 
     from ctm.evaluation.svg import inline_svg
 
+    columns = columns or columns_of(rows)
     table = compare_runs(rows, columns=columns)
     best = {column.name: _best(table, column) for column in columns}
     svg = curve_svg(rows) if curve else None
@@ -190,7 +204,9 @@ def curve_svg(rows: Sequence[Row]) -> str | None:
     """Classifier and pseudo-masks over sparsity as the text of an SVG file; None where rows do not differ in it."""
     from ctm.evaluation.sparsity_curve import Point, sparsity_svg
 
-    return sparsity_svg([Point(row.spread(SPARSITY), row.spread(MAP), row.spread(MIOU)) for row in rows])
+    which = _reported(rows)
+    miou = f"pseudomasks.{which}.miou"
+    return sparsity_svg([Point(row.spread(SPARSITY), row.spread(MAP), row.spread(miou)) for row in rows], masks=which)
 
 
 def unknown_columns(rows: Iterable[Row], columns: Iterable[Column]) -> list[str]:

@@ -26,10 +26,14 @@ class Point(NamedTuple):
     pseudomasks: Spread | None
 
 
-def sparsity_svg(points: Sequence[Point]) -> str | None:
+def sparsity_svg(points: Sequence[Point], *, masks: str) -> str | None:
     """Two panels over one x axis as the text of an SVG file; None unless two points differ in sparsity.
 
     Bars are standard deviations over seeds, in both directions. Each y axis shows its own part of 0..1.
+
+    Args:
+        points: the rows of a comparison.
+        masks: which images the pseudo-masks are of, as the title says it.
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
@@ -39,7 +43,7 @@ def sparsity_svg(points: Sequence[Point]) -> str | None:
         figure = Figure(figsize=(4.6, 3.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         _draw(upper, [(p.sparsity, p.classifier) for p in points], "classifier, val mAP", CURVE_COLOURS[2])
-        _draw(lower, [(p.sparsity, p.pseudomasks) for p in points], "pseudo-masks, train mIoU", CURVE_COLOURS[0])
+        _draw(lower, [(p.sparsity, p.pseudomasks) for p in points], f"pseudo-masks, {masks} mIoU", CURVE_COLOURS[0])
         lower.set_xlabel("fraction of heads removed", color=TEXT_COLOUR)
         lower.set_xlim(-0.03, 1.0)
         return svg_text(figure)

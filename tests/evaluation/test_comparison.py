@@ -15,9 +15,9 @@ import pytest
 
 from ctm.errors import ParamsError
 from ctm.evaluation.comparison import (
-    COLUMNS,
     Row,
     column,
+    columns_of,
     compare_runs,
     comparison_page,
     curve_svg,
@@ -83,7 +83,7 @@ def best(page: Page) -> dict[str, list[str]]:
     """The names of the runs whose figure is marked, for each column."""
     return {
         column.name: [row[0][0] for row in page.rows[1:] if "best" in row[place][1]]
-        for place, column in enumerate(COLUMNS, start=1)
+        for place, column in enumerate(columns_of([]), start=1)
     }
 
 
@@ -99,6 +99,22 @@ def test_the_table_has_the_columns_of_table_8_and_the_segmenter():
     ]
     assert list(found["a"].values()) == [0.25, 0.9, 0.8, 0.7, 0.6, 0.5]
     assert found["b"]["segmenter.val.miou"] == 0.75
+
+
+def test_where_settings_were_chosen_on_some_train_images_the_others_are_shown():
+    listed = metrics()
+    listed["pseudomasks"]["score"] = {"pixel_accuracy": 0.66, "miou": 0.55}
+    found = compare_runs([Row("a", (listed,)), run("b")])
+    assert list(found["a"].values()) == [0.25, 0.9, 0.8, 0.66, 0.55, 0.5]
+    assert found["b"]["pseudomasks.score.miou"] is None
+    other = listed | {"heads": {"sparsity": 0.5, "total": 8}}
+    assert "pseudo-masks, score mIoU" in str(curve_svg([Row("a", (listed,)), Row("b", (other,))]))
+
+
+def test_counts_are_not_ranked():
+    assert not column("pseudomasks.train.empty").ranked
+    assert not column("heads.kept").ranked
+    assert column("segmenter.val.classes.cow").ranked
 
 
 def test_the_metrics_are_valid_json_with_null_for_what_is_missing():
@@ -132,7 +148,7 @@ def test_of_sparsity_none_is_best():
 def test_a_missing_figure_is_a_dash():
     page = Page(comparison_page([run("a", miou=None), Row("b", ({},))]))
     assert page.rows[1][-1][0] == "–"
-    assert [text for text, _ in page.rows[2][1:]] == ["–"] * len(COLUMNS)
+    assert [text for text, _ in page.rows[2][1:]] == ["–"] * len(columns_of([]))
     assert "None" not in comparison_page([Row("b", ({},))])
 
 
@@ -205,7 +221,7 @@ def test_any_figure_can_be_a_column():
 
 def test_a_column_that_no_run_has_is_told_and_a_null_figure_is_none_of_them():
     rows = [run("a", miou=None)]
-    assert unknown_columns(rows, [*COLUMNS, column("segmenter.val.mean_iou")]) == ["segmenter.val.mean_iou"]
+    assert unknown_columns(rows, [*columns_of([]), column("segmenter.val.mean_iou")]) == ["segmenter.val.mean_iou"]
 
 
 def test_figures_over_sparsity_are_drawn_where_rows_differ_in_it():

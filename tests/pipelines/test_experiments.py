@@ -71,7 +71,8 @@ def test_a_run_that_failed_is_in_no_row_and_changes_no_name():
 
 
 def test_a_curve_is_for_sweeps_of_what_closes_heads():
-    pruned = [experiment("1", **{LAMBDA: 0, "gates.beta": 1, "seed": 0}), experiment("2", **{LAMBDA: 1, "seed": 1})]
+    pruned = [experiment("1", **{LAMBDA: 0, "seed": 0}), experiment("2", **{LAMBDA: 1, "seed": 1})]
     assert closes_heads(pruned)
+    assert not closes_heads([*pruned, experiment("3", **{LAMBDA: 0, "train_classifier.sparsity": 0.5})])
     assert not closes_heads([*pruned, experiment("3", **{LAMBDA: 1, "model.depth": 3})])
     assert not closes_heads([experiment("1", seed=0), experiment("2", seed=1)])

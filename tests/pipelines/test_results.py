@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctm.evaluation.comparison import COLUMNS, column
+from ctm.evaluation.comparison import column, columns_of
 from pipelines.experiments import Experiment
 from pipelines.request import LAMBDA
 from pipelines.results import origin_of, write_results
@@ -44,7 +44,7 @@ def origin(experiments: list[Experiment], *command: str) -> Origin:
 
 def page(folder: Path, experiments: list[Experiment], **given: Any) -> str:
     """The Markdown of a sweep."""
-    columns = given.pop("columns", COLUMNS)
+    columns = given.pop("columns", columns_of([]))
     files = write_results("t", experiments, columns=columns, origin=origin(experiments, "sweep"), folder=folder)
     assert files[-1] == folder / "t-demo.md"
     return files[-1].read_text(encoding="utf-8")
@@ -114,11 +114,11 @@ def test_a_sweep_of_pruning_has_its_curve_beside_it(tmp_path: Path, pruned: list
 
 def test_every_run_is_kept_with_its_figures_and_parameters(tmp_path: Path, pruned: list[Experiment]):
     log = tmp_path / "log"
-    log.write_text("error: early\nerror: /home/me/a: every gate has closed\nERROR: failed to reproduce\n")
+    log.write_text("error: early\nerror: '/home/me/a' (/b/c): every gate has closed\nERROR: failed to reproduce\n")
     failed = replace(experiment(0.05, 3, state="failed"), metrics={}, log=log)
     text = page(tmp_path, [*pruned, failed])
-    assert "only 6 of 7 runs have ended" in text
-    assert f"- {LAMBDA}=0.05, seed 3: failed (error: …/a: every gate has closed)" in text
+    assert "only 6 of 7 runs have succeeded" in text
+    assert f"- {LAMBDA}=0.05, seed 3: failed (error: '…/a' (…/c): every gate has closed)" in text
     assert "in no figure" not in page(tmp_path / "all", pruned)
     record = json.loads((tmp_path / "t-demo.json").read_text(encoding="utf-8"))
     assert [(run["row"], run["seed"]) for run in record["runs"]][-2:] == [(f"{LAMBDA}=0.05", 2), (f"{LAMBDA}=0.05", 3)]
@@ -135,7 +135,7 @@ def test_every_run_is_kept_with_its_figures_and_parameters(tmp_path: Path, prune
 def test_files_name_no_folder_of_this_machine(tmp_path: Path, pruned: list[Experiment]):
     found = origin(pruned, "sweep", "--set", "model.pretrained=/home/me/w.safetensors", "--copy", "/home/me/w", "a/b")
     assert found.command == "ctm-pipeline sweep --set 'model.pretrained=…/w.safetensors' --copy '…/w' a/b"
-    for file in write_results("t", pruned, columns=COLUMNS, origin=found, folder=tmp_path):
+    for file in write_results("t", pruned, columns=columns_of([]), origin=found, folder=tmp_path):
         assert "/of/somebody" not in file.read_text(encoding="utf-8")
         assert "/home" not in file.read_text(encoding="utf-8")
 

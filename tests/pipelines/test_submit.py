@@ -35,6 +35,7 @@ RAW = (*PUSHED, "--allow-unpushed")
 """Spares most tests the two seconds in which DVC looks at its remote."""
 
 RUN = "/apis/v2beta1/runs"
+SWEEP = ("--pipeline", "ctm_sweep")
 
 
 @pytest.fixture
@@ -288,6 +289,10 @@ def test_a_sweep_has_the_runs_of_the_caller(tree: Tree, server: KubeflowServer, 
         (("--run", "train_classifier.epochs=3"), "give --pipeline ctm_sweep"),
         (("--pipeline", "ctm_sweep", "--run", "dataset.channels=3"), "preprocess runs once for all"),
         (("--pipeline", "ctm_sweep", "--run", "train_classifier.epoch=3"), "did you mean epochs?"),
+        (
+            (*SWEEP, "--set", "train_classifier.pruning_weight=0", "--set", "train_classifier.sparsity=0.5"),
+            "sparsity (0.5) says how many heads close",
+        ),
     ],
 )
 def test_runs_that_no_sweep_can_have_are_refused(

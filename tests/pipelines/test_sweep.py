@@ -120,7 +120,7 @@ def test_results_are_written_with_command_revision_and_every_run(finished):
     page = (tree.root / "docs/results/tiny-demo.md").read_text(encoding="utf-8")
     revision = tree.run("git", "rev-parse", "HEAD")[:7]
     assert f"    ctm-pipeline sweep {' '.join(RUNS)}\n" in page
-    assert f"Revision {revision}; only 2 of 4 runs have ended; seeds 0, 2; " in page
+    assert f"Revision {revision}; only 2 of 4 runs have succeeded; seeds 0, 2; " in page
     assert f"| {WEIGHT}=0.5 | 2 | 0.500 ± 0.000 | – | – | – | – | 0.600 ± 0.141 |" in page
     assert "This model has 4 heads" in page
     record = tree.json("docs/results/tiny-demo.json")
@@ -207,6 +207,14 @@ def test_values_that_only_fit_together_are_read_together(params: Path):
     sweep.check_grid(["dataset.format=endotect", "dataset.folds=2,5"], [], params)
     with pytest.raises(ParamsError, match="folds"):
         sweep.check_grid(["dataset.folds=2,5"], [], params)
+
+
+def test_two_runs_of_the_same_parameters_are_refused(params: Path, tree: Checkout):
+    with pytest.raises(PipelineError, match=f"the runs 'unchanged' and '{WEIGHT}=0.01' have the same parameters"):
+        sweep.queue([[], [f"{WEIGHT}=0.01"]], params=params)
+    with pytest.raises(PipelineError, match="the same parameters"):
+        sweep.queue([[f"{WEIGHT}=0,0.0"]], params=params, seeds="0,1")
+    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
 def test_the_name_of_a_sweep_says_when_it_was_queued():
