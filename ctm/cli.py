@@ -190,7 +190,7 @@ def compare(
             "--recipe",
             metavar="RECIPE",
             help="strategy[+assignment][+refinement...]; repeatable. Left out: every strategy that the classifier can "
-            "do, without and with affinity.",
+            "do, without and with affinity, and the recipes that strategy auto tries.",
         ),
     ] = [],  # noqa: B006
     split: Annotated[
@@ -209,7 +209,7 @@ def compare(
         Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")
     ] = "auto",
 ) -> None:
-    """Set every way to make pseudo-masks from one classifier side by side: one page, and one file with the figures."""
+    """Set ways to make pseudo-masks from one classifier side by side: one page, and one file with the figures."""
     from ctm.data.classes import check_same_classes
     from ctm.data.shards import ShardFolder
     from ctm.evaluation import strategies
@@ -221,7 +221,7 @@ def compare(
     check_same_classes(shards=data.classes, pruned=classes)
     samples, indices = strategies.pick_samples(data, split, images)
     found = strategies.compare_strategies(
-        recipes or all_recipes(patch_head=model.config.patch_head),
+        recipes or all_recipes(patch_head=model.config.patch_head, further=chosen.extract_pseudomasks.auto),
         model,
         samples,
         inputs,
@@ -242,7 +242,7 @@ def compare(
     )
     write_text(report, page)
     write_text(metrics, json.dumps({"split": split, **found.metrics}, indent=2) + "\n")
-    typer.echo(f"wrote {report} and {metrics}; auto would choose {found.auto}")
+    typer.echo(f"wrote {report} and {metrics}; highest label-free score: {found.best}")
 
 
 @app.command(rich_help_panel="Runs")
@@ -304,8 +304,10 @@ def compare_runs(
     if bool(task) != bool(names) or (task and runs):
         raise ParamsError("give --run NAME=FILE for each run; --names and --executor-input go together, in Kubeflow.")
     found = comparison.listed_runs(names or "[]", task.paths("metrics")) if task else comparison.named_runs(runs)
-    chosen = tuple(map(comparison.column, columns)) or comparison.COLUMNS
+    chosen = tuple(map(comparison.column, columns))
     figures = comparison.compare_runs(found, columns=chosen)
+    if columns and (unknown := comparison.unknown_columns(found, chosen)):
+        raise ParamsError(f"no run has the figure {', '.join(unknown)}: see metrics/evaluate.json for the names.")
     write_text(report, comparison.comparison_page(found, columns=chosen))
     write_text(metrics, json.dumps(figures, indent=2) + "\n")
     if task:

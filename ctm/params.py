@@ -77,6 +77,8 @@ class Params(Config):
             "extract_pseudomasks.strategy": (self.extract_pseudomasks.strategy,),
             "evaluate.compare": self.evaluate.compare,
         }
+        if self.extract_pseudomasks.strategy == "auto" and all(map(needs_patch_head, self.extract_pseudomasks.auto)):
+            named["extract_pseudomasks.auto"] = self.extract_pseudomasks.auto
         for name, entries in named.items():
             wanting = [entry for entry in entries if needs_patch_head(entry)]
             if wanting and not self.model.patch_head:
@@ -84,6 +86,17 @@ class Params(Config):
                     f"{name}: {', '.join(wanting)} reads the patch head, but model.patch_head is false: "
                     "set it to true, or choose another strategy"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _confidence_is_there(self) -> Params:
+        """Found here and not after hours of training."""
+        least = self.train_segmenter.min_confidence
+        if least and not self.extract_pseudomasks.confidence:
+            raise ValueError(
+                f"train_segmenter.min_confidence is {least:g}, but extract_pseudomasks.confidence is false, so that "
+                "masks have none: set it to true, or min_confidence to 0"
+            )
         return self
 
 

@@ -25,6 +25,7 @@ from ctm.data.shards import ShardFolder
 from ctm.errors import CtmError
 from ctm.kubeflow import encode_nulls
 from ctm.params import load_params, load_preset, preset_names, stage_config, to_yaml
+from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.recipes import all_recipes
 from ctm.stage import Parts
 from ctm.stages import JOINS, STAGES
@@ -314,15 +315,22 @@ def test_options_of_a_comparison_that_do_not_go_together_are_refused(words: list
     assert "give --run NAME=FILE" in fail("compare-runs", "--report", "r", "--metrics", "m", *words)
 
 
+def test_a_misspelt_column_of_a_comparison_is_refused_and_nothing_written(place: Path):
+    Path("a.json").write_text(json.dumps({"segmenter": {"val": {"miou": 0.5}}}), encoding="utf-8")
+    words = ["--report", "r.html", "--metrics", "m.json", "--run", "a=a.json", "--column", "segmenter.val.mioou"]
+    assert "no run has the figure segmenter.val.mioou" in fail("compare-runs", *words)
+    assert not Path("r.html").exists()
+
+
 def test_strategies_are_compared_on_one_page(place: Path, pipeline: Any, tiny_params: Any):
     Path("params.yaml").write_text(to_yaml(tiny_params), encoding="utf-8")
     given = ["--shards", pipeline.path("preprocess", "shards"), "--pruned", pipeline.path("prune_heads", "pruned")]
     files = ["--report", "page.html", "--metrics", "figures.json", "--images", "6", "--device", "cpu"]
     said = succeed("compare", *given, *files)
     found = json.loads((place / "figures.json").read_text())
-    assert said == f"wrote page.html and figures.json; auto would choose {found['auto']}\n"
+    assert said == f"wrote page.html and figures.json; highest label-free score: {found['best_label_free']}\n"
     assert (found["split"], found["images"]) == ("train", 6)
-    assert list(found["recipes"]) == ["random", *all_recipes(patch_head=False)]
+    assert list(found["recipes"]) == ["random", *all_recipes(patch_head=False, further=ExtractConfig().auto)]
     assert "Strategies compared" in (place / "page.html").read_text(encoding="utf-8")
     succeed("compare", *given, *files, "--recipe", "attention", "--split", "val")
     assert list(json.loads((place / "figures.json").read_text())["recipes"]) == ["random", "attention"]

@@ -150,6 +150,12 @@ def test_the_last_override_wins(demo: Path):
         ),
         ("model.image_size=[32, 4.5]", "model.image_size: Input should be a valid integer"),
         ("train_classifier.lr=.inf", "train_classifier.lr: Input should be a finite number"),
+        ("train_segmenter.min_confidence=0.5", "but extract_pseudomasks.confidence is false"),
+        ("train_classifier.masking_warmup_epochs=99", "masking_warmup_epochs (99) is more than epochs (12)"),
+        (
+            "extract_pseudomasks={strategy: auto, auto: [cam, fused]}",
+            "extract_pseudomasks.auto: cam, fused reads the patch head, but model.patch_head is false",
+        ),
         ("extract_pseudomasks.fill=background", "fill is background, but dataset.background names no class"),
         ("dataset.background=Water", "fill is nearest, which would never paint dataset.background 'Water'"),
         ("train_classifier.betas=[0.9]", "train_classifier.betas: Field required"),

@@ -38,8 +38,8 @@ def compared_masks(
 ) -> Iterator[Mask]:
     """Masks of every sample of ``split`` by one entry of ``evaluate.compare``.
 
-    Recipes take what they do not say (label source, fill) from ``config``. The baselines know the image-level labels,
-    and that a background without class token can be anywhere.
+    Recipes take what they do not say (label source, fill, blocks, scales, mirroring) from ``config``. The baselines
+    know the image-level labels, and that a background without class token can be anywhere.
     """
     if entry not in BASELINES:
         found = masks_of(

@@ -39,6 +39,7 @@ __all__ = [
     "provenance",
     "reported",
     "segmenter_saw_truth",
+    "views_words",
 ]
 
 THIS_RUN = "this run"
@@ -201,6 +202,11 @@ def reported(metrics: Metrics) -> tuple[Metrics, str]:
     if "score" in masks:
         return masks["score"], " of the images that no setting was chosen by"
     return masks.get("train", {}), ""
+
+
+def views_words(config: ExtractConfig) -> str:
+    """The sizes at which class maps are read, as fractions of the classifier's image size."""
+    return f"scales {', '.join(f'{scale:g}' for scale in config.scales)}{', mirrored too' if config.flip else ''}"
 
 
 def segmenter_saw_truth(metrics: Metrics) -> bool:

@@ -101,6 +101,8 @@ class ReportData:
         headline: the figures at the top.
         compare: pseudo-masks made in several ways.
         sheet: the same in pictures, None where there are none.
+        views: at which sizes, and whether mirrored too, class maps were read, in words.
+        tuned: there is a tune list, whose masks chose settings and are left out of the scores of pseudo-masks.
         saw_truth: the segmenter was trained on true masks, as the upper bound.
         auto: how the recipe was chosen, in words; None where params.yaml names it.
         per_class: scores of each class.
@@ -123,6 +125,8 @@ class ReportData:
     headline: Sequence[Headline] = ()
     compare: Sequence[CompareRow] = ()
     sheet: Sheet | None = None
+    views: str = ""
+    tuned: bool = False
     saw_truth: bool = False
     auto: str | None = None
     per_class: Sequence[ClassRow] = ()

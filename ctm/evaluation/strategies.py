@@ -15,7 +15,7 @@ import ctm
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import TRUTH, ShardFolder, Split
-from ctm.errors import ParamsError
+from ctm.errors import ModelError, ParamsError
 from ctm.evaluation.compare import random_masks
 from ctm.evaluation.figures import class_colours
 from ctm.evaluation.masks import MaskScore
@@ -26,7 +26,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.quality import Regions, best_recipe, label_free_scores
 from ctm.pseudomasks.ranking import has_learned, not_learned, rank
-from ctm.pseudomasks.recipes import recipe_config
+from ctm.pseudomasks.recipes import canonical_recipe, needs_patch_head, recipe_config
 from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
@@ -51,14 +51,14 @@ class Strategies:
         images: how many were looked at.
         recipes: scores and seconds per image of each recipe, and of random masks where there is truth.
         classifier: mean average precision on the images by their image-level labels, and what chance gets.
-        auto: the recipe with the best label-free score.
+        best: the recipe with the best label-free score.
         sheet: the masks of some of the images.
     """
 
     images: int
     recipes: dict[str, Metrics]
     classifier: Metrics
-    auto: str
+    best: str
     sheet: Sheet
 
     @property
@@ -67,7 +67,7 @@ class Strategies:
         return {
             "images": self.images,
             "classifier": self.classifier,
-            "auto": self.auto,
+            "best_label_free": self.best,
             "recipes": self.recipes,
         }
 
@@ -115,7 +115,7 @@ def compare_strategies(
     """Makes the masks of some images by every recipe and scores them, with truth where there is any.
 
     Args:
-        recipes: what is compared, each once, at least one.
+        recipes: what is compared, at least one.
         model: gated or pruned classifier.
         split: the images.
         inputs: what the model takes.
@@ -127,8 +127,15 @@ def compare_strategies(
         device: where the model runs.
 
     Raises:
+        ParamsError: a recipe cannot be read.
         ModelError: a recipe needs a patch head that the model does not have.
     """
+    recipes = list(dict.fromkeys(map(canonical_recipe, recipes)))
+    if not model.config.patch_head and (wanting := [recipe for recipe in recipes if needs_patch_head(recipe)]):
+        raise ModelError(
+            f"{', '.join(wanting)} reads the patch head, and the classifier has none: leave it out, or set "
+            "model.patch_head: true and train again."
+        )
     shown = [indices[place] for place in spread(len(indices), panels)]
     work: dict[str, Any] = {"model": model, "split": split, "inputs": inputs, "classes": classes, "device": device}
     tried = {recipe: _try(recipe, indices, shown, config=config, **work) for recipe in recipes}
@@ -140,14 +147,14 @@ def compare_strategies(
         rows[RANDOM] = {**{name: guessed[name] for name in SCORES}, **dict.fromkeys((*LABEL_FREE, TIME))}
     for recipe, one in tried.items():
         rows[recipe] = {**one.scores, **label_free[recipe], TIME: one.seconds / len(indices)}
-    auto = best_recipe(label_free)
+    best = best_recipe(label_free)
     masks = {recipe: one.shown for recipe, one in tried.items()}
     return Strategies(
         images=len(indices),
         recipes=rows,
         classifier=tried[recipes[0]].classifier,
-        auto=auto,
-        sheet=make_sheet(split, shown, masks, classes=classes, marked=auto),
+        best=best,
+        sheet=make_sheet(split, shown, masks, classes=classes, marked=best),
     )
 
 
@@ -190,6 +197,7 @@ def _shared(config: ExtractConfig) -> dict[str, str]:
         "scales": ", ".join(f"{scale:g}" for scale in config.scales),
         "mirrored too": "yes" if config.flip else "no",
         "fill": config.fill,
+        "images a batch": str(config.batch_size),
     }
 
 

@@ -106,7 +106,8 @@ def assign_argmax(
     """Each map is divided by its sum, and each pixel goes to the candidate with the largest value there.
 
     Method section 4, "Assignment". A map of zeros takes no pixel unless its class is the only candidate; if all maps
-    are zero, the most probable candidate counts as the only one. A pixel where every map is zero is left to ``fill``.
+    are zero, the most probable candidate counts as the only one. A pixel where every map is zero is left to ``fill``,
+    and with fill "background" one candidate has to reach the threshold as several have.
 
     Args:
         maps: one image's class maps, (C, h0, w0), non-negative.
@@ -153,15 +154,16 @@ def confident_argmax(
 
     Returns:
         The mask, (H, W), and its confidence, (H, W): 255 times the winner's share of the sum of the candidates' maps
-        there, so at least 255 / K where a class was painted; 255 all over if there is one candidate, and 0 where all
-        maps are zero or nothing was decided. Of the background 255 times what the largest map, scaled to maximum 1,
-        falls short of 1; how far a class's pixel is from being background, its confidence does not say.
+        there, so at least 255 / K where a class was painted, and 255 all over if there is one candidate. With fill
+        "background" that share is multiplied by how far the largest map, scaled to maximum 1, is above the threshold,
+        and a pixel of the background has how far it is below, 0 at the threshold and 255 at the end. 0 where nothing
+        was decided, and all over if all maps are zero.
     """
     blank, classes = _blank(fill, background), _classes(candidates)
     if not len(classes):
         return np.full(size, IGNORE, dtype=np.uint8), np.zeros(size, dtype=np.uint8)
     values, single = _values(maps[classes]), len(classes) == 1
-    if not values.any():
+    if not (known := bool(values.any())):
         first = _values(probabilities)[classes].argmax()[None]
         values, classes = values[first], classes[first]
     scores = _upsample(values if normalised else _scaled(values, values.sum(dim=(1, 2), keepdim=True)), size)
@@ -170,10 +172,12 @@ def confident_argmax(
     painted = (largest > 0) if len(classes) > 1 else torch.ones(size, dtype=torch.bool)
     if fill == "background":
         peak = _scaled(scores, scores.amax(dim=(1, 2), keepdim=True)).amax(dim=0)
-        painted &= peak >= (otsu_threshold(peak.numpy()) if background_threshold is None else background_threshold)
-        share = torch.where(painted, share, 1 - peak)
+        threshold = otsu_threshold(peak.numpy()) if background_threshold is None else background_threshold
+        painted &= peak >= threshold
+        above, below = (peak - threshold) / max(1 - threshold, TOLERANCE), 1 - peak / max(threshold, TOLERANCE)
+        share = torch.where(painted, share * above, below).clamp(0, 1)
     mask = torch.where(painted, classes[best], blank).to(torch.uint8).numpy()
-    confidence = (255 * share).round().to(torch.uint8).numpy()
+    confidence = (255 * share * known).round().to(torch.uint8).numpy()
     return (_spread(mask, painted.numpy()) if fill == "nearest" else mask), confidence
 
 

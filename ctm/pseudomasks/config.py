@@ -78,7 +78,8 @@ class ExtractConfig(MapConfig):
     null: a threshold for every image from its own maps (Otsu 1979)."""
 
     confidence: bool = False
-    """Writes for every pixel the winner's share among the candidates' maps, 0..255; needs assignment argmax."""
+    """Writes how sure each pixel is, 0..255: the winner's share among the candidates' maps and, with fill background,
+    the distance from the threshold; needs assignment argmax."""
 
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Images per forward pass."""
@@ -89,14 +90,15 @@ class ExtractConfig(MapConfig):
     @field_validator("auto")
     @classmethod
     def _readable(cls, recipes: tuple[str, ...]) -> tuple[str, ...]:
-        for recipe in recipes:
-            _assignment(recipe)
-        return recipes
+        """Each recipe once, by the shortest name that says it: scores are looked up by these."""
+        return tuple(dict.fromkeys(map(_canonical, recipes)))
 
     @model_validator(mode="after")
     def _confidence_is_of_a_winner(self) -> Self:
+        from ctm.pseudomasks.recipes import parse_recipe  # reads the words from MapConfig
+
         if self.strategy == "auto":
-            painting = [f"auto: {recipe}" for recipe in self.auto if _assignment(recipe) == "paper"]
+            painting = [f"auto: {recipe}" for recipe in self.auto if parse_recipe(recipe)["assignment"] == "paper"]
         else:
             painting = ["assignment: paper"] if self.assignment == "paper" else []
         if self.confidence and painting:
@@ -107,11 +109,10 @@ class ExtractConfig(MapConfig):
         return self
 
 
-def _assignment(recipe: str) -> str:
-    """The assignment that a recipe names or implies."""
-    from ctm.pseudomasks.recipes import parse_recipe  # reads the words from MapConfig
+def _canonical(recipe: str) -> str:
+    from ctm.pseudomasks.recipes import canonical_recipe
 
     try:
-        return parse_recipe(recipe)["assignment"]
+        return canonical_recipe(recipe)
     except ParamsError as error:
         raise ValueError(str(error)) from None

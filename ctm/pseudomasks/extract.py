@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,11 @@ def extract_pseudomasks(
     classes: ClassTable,
     config: ExtractConfig,
     device: torch.device,
+    samples: Sequence[int] | None = None,
     workers: int = 0,
     description: str = "pseudo-masks",
 ) -> Iterator[PseudoMask]:
-    """Yields the pseudo-mask of every sample of ``split``, in order; one batch is in memory at a time.
+    """Yields the pseudo-mask of every sample of ``split``, or of ``samples``; one batch is in memory at a time.
 
     Raises:
         ParamsError: the fill rule does not fit the classes, the model has fewer blocks than are to be read, or the
@@ -78,9 +79,8 @@ def extract_pseudomasks(
             f"choose 1 to {depth}, or null for all."
         )
     model = model.to(device).eval().requires_grad_(False)  # relevance needs no gradient of the weights
-    loader = make_loader(
-        ShardDataset(split, inputs), batch_size=config.batch_size, shuffle=False, seed=0, workers=workers
-    )
+    dataset = ShardDataset(split, inputs, samples=samples)
+    loader = make_loader(dataset, batch_size=config.batch_size, shuffle=False, seed=0, workers=workers)
     for batch in track(loader, description=description, unit="batch"):
         images = batch["image"].to(device)
         given = batch["labels"].to(device) if config.label_source == "image" else None

@@ -13,7 +13,7 @@ from ctm.errors import ArtifactError
 from ctm.runtime.context import Part
 from ctm.stage import Config
 
-__all__ = ["CHOSEN", "PartRecord", "order_parts", "share_of"]
+__all__ = ["CHOSEN", "PartRecord", "check_settings", "order_parts", "share_of"]
 
 CHOSEN = "chosen"
 """What the index, and the metrics, say with strategy ``auto``: the recipe, and the scores that it was chosen by."""
@@ -82,7 +82,7 @@ def order_parts(folders: Sequence[ShardFolder], *, settings: Mapping[str, Any], 
     if not folders:
         raise ArtifactError("no part of the pseudo-masks is given: name each of them with --parts")
     for folder in folders:
-        _check_settings(folder, settings)
+        check_settings(folder, settings)
     records = {folder.path: PartRecord.of(folder) for folder in folders}
     if len(folders) == 1 and records[folders[0].path] is None:
         return {str(folders[0].path): folders[0]}
@@ -92,7 +92,12 @@ def order_parts(folders: Sequence[ShardFolder], *, settings: Mapping[str, Any], 
     return {f"part {record.number}/{record.count} {folder.path}": folder for record, folder in found}
 
 
-def _check_settings(folder: ShardFolder, settings: Mapping[str, Any]) -> None:
+def check_settings(folder: ShardFolder, settings: Mapping[str, Any]) -> None:
+    """Checks that pseudo-masks were made with these settings of extract_pseudomasks, as JSON.
+
+    Raises:
+        ArtifactError: they were not, or the folder holds something else.
+    """
     about = {name: value for name, value in folder.index.about.items() if name not in ("part", CHOSEN)}
     if folder.index.kind != "masks":
         raise ArtifactError(f"{folder.path} holds {folder.index.kind}, no pseudo-masks: give the parts as --parts")
@@ -125,7 +130,11 @@ def _check_complete(found: Sequence[tuple[PartRecord, ShardFolder]]) -> None:
         if record.pruned != first.pruned:
             raise ArtifactError(f"{folder.path} and {found[0][1].path} come from different classifiers; {AGAIN}")
         if _recipe(folder) != _recipe(found[0][1]):
-            raise ArtifactError(f"{folder.path} and {found[0][1].path} chose their strategies differently; {AGAIN}")
+            raise ArtifactError(
+                f"{folder.path} chose {_recipe(folder)} and {found[0][1].path} {_recipe(found[0][1])}: their scores "
+                "are all but equal. Set strategy, assignment and refinement of extract_pseudomasks to one of the two, "
+                "and run extract-pseudomasks for every part again"
+            )
     times = Counter(record.number for record, _ in found)
     doubled = [str(folder.path) for record, folder in found if times[record.number] > 1]
     if doubled:

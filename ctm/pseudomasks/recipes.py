@@ -9,7 +9,7 @@ from typing import TypeVar, get_args
 from ctm.errors import ParamsError
 from ctm.pseudomasks.config import MapConfig
 
-__all__ = ["all_recipes", "needs_patch_head", "parse_recipe", "recipe_config", "recipe_name"]
+__all__ = ["all_recipes", "canonical_recipe", "needs_patch_head", "parse_recipe", "recipe_config", "recipe_name"]
 
 C = TypeVar("C", bound=MapConfig)
 
@@ -66,10 +66,24 @@ def recipe_name(config: MapConfig) -> str:
     return "+".join(words)
 
 
-def all_recipes(*, patch_head: bool) -> tuple[str, ...]:
-    """Every strategy that a classifier with or without a patch head can do, without and with affinity."""
-    strategies = [name for name in _choices("strategy") if patch_head or not needs_patch_head(name)]
-    return tuple(f"{strategy}{step}" for strategy, step in product(strategies, ("", "+affinity")))
+def canonical_recipe(entry: str) -> str:
+    """The shortest name of what a recipe says: ``relevance+pamr+affinity+argmax`` is ``relevance+affinity+pamr``.
+
+    Raises:
+        ParamsError: see ``parse_recipe``.
+    """
+    return recipe_name(MapConfig.model_validate(parse_recipe(entry)))
+
+
+def all_recipes(*, patch_head: bool, further: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every strategy that a classifier with or without a patch head can do, without and with affinity, and more.
+
+    Args:
+        patch_head: whether it has one.
+        further: recipes that are wanted, too, if it can do them.
+    """
+    entries = [f"{strategy}{step}" for strategy, step in product(_choices("strategy"), ("", "+affinity"))]
+    return tuple(dict.fromkeys(entry for entry in [*entries, *further] if patch_head or not needs_patch_head(entry)))
 
 
 def needs_patch_head(entry: str) -> bool:

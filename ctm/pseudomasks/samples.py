@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,10 +35,10 @@ def masks_of(
     config: ExtractConfig,
     **settings: Any,
 ) -> Iterator[PseudoMask]:
-    """Yields the pseudo-masks of some samples, as ``extract_pseudomasks`` makes them, but without confidence.
+    """The pseudo-masks of some samples, as ``extract_pseudomasks`` makes them, but without confidence.
 
     Args:
-        indices: of the samples in ``split``, ascending.
+        indices: of the samples in ``split``.
         model: the classifier.
         split: the samples.
         inputs: what the model takes.
@@ -48,17 +46,4 @@ def masks_of(
         settings: the other arguments of ``extract_pseudomasks``.
     """
     plain = config.model_copy(update={"confidence": False})  # the masks are looked at, not learned from
-    for run in _runs(indices):
-        for found in extract_pseudomasks(model, split.between(run), inputs, config=plain, **settings):
-            yield replace(found, index=run.start + found.index)
-
-
-def _runs(indices: Sequence[int]) -> Iterator[range]:
-    """Neighbours together: a split is read from a first to a last sample.
-
-    >>> list(_runs([0, 1, 2, 5, 7, 8]))
-    [range(0, 3), range(5, 6), range(7, 9)]
-    """
-    ends = [place for place, (left, right) in enumerate(pairwise(indices), start=1) if right != left + 1]
-    for start, stop in pairwise([0, *ends, len(indices)]):
-        yield range(indices[start], indices[stop - 1] + 1) if indices else range(0)
+    return extract_pseudomasks(model, split, inputs, config=plain, samples=indices, **settings)

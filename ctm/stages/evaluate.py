@@ -69,7 +69,7 @@ def run(
     from ctm.evaluation.scoring import count_masks, score_classifier, score_masks, segment
     from ctm.models.io import load_classifier
     from ctm.models.segmenter import load_segmenter, read_supervision
-    from ctm.pseudomasks.parts import CHOSEN
+    from ctm.pseudomasks.parts import CHOSEN, check_settings
     from ctm.pseudomasks.samples import spread
     from ctm.training.device import pick_device
     from ctm.training.history import read_history
@@ -77,6 +77,8 @@ def run(
     device = pick_device(context.device)
     work: dict[str, Any] = {"device": device, "batch_size": config.evaluate.batch_size, "workers": context.workers}
     data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
+    if pseudo.index.about:
+        check_settings(pseudo, config.extract_pseudomasks.model_dump(mode="json"))
     chosen = pseudo.index.about.get(CHOSEN)
     extraction = recipe_config(chosen["recipe"], config.extract_pseudomasks) if chosen else config.extract_pseudomasks
     gated, classes, inputs = load_classifier(classifier)
@@ -149,6 +151,8 @@ def run(
             headline=page.headlines(metrics),
             compare=page.compare_rows(metrics, extraction),
             sheet=sheet,
+            views=page.views_words(extraction),
+            tuned="score" in metrics["pseudomasks"],
             saw_truth=page.segmenter_saw_truth(metrics),
             auto=page.auto_words(metrics),
             per_class=page.class_rows(metrics, classes),

@@ -16,7 +16,7 @@ from ctm.data.shard_index import write_index
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.errors import ModelError, ParamsError
 from ctm.evaluation.compare import compared_masks
-from ctm.evaluation.scoring import score_masks
+from ctm.evaluation.scoring import score_classifier, score_masks
 from ctm.evaluation.strategies import Strategies, compare_strategies, pick_samples, strategies_page
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
@@ -57,10 +57,17 @@ def test_every_recipe_has_all_figures_and_chance_leads(found: Strategies):
         assert all(isinstance(value, float) for value in found.recipes[recipe].values())
         assert found.recipes[recipe]["seconds_per_image"] > 0
     assert found.recipes["random"]["score"] is None
-    assert found.auto in RECIPES
-    assert found.recipes[found.auto]["score"] == max(found.recipes[recipe]["score"] for recipe in RECIPES)
+    assert found.best in RECIPES
+    assert found.recipes[found.best]["score"] == max(found.recipes[recipe]["score"] for recipe in RECIPES)
     assert found.metrics["images"] == 8
-    assert 0 <= found.metrics["classifier"]["chance_map"] <= found.metrics["classifier"]["map"] + 1
+
+
+def test_the_classifiers_precision_is_that_of_the_images(
+    found: Strategies, tiny_shards: ShardFolder, model: ClassTokenViT
+):
+    split = tiny_shards.split("val")
+    score = score_classifier(model, split, INPUTS, classes=tiny_shards.classes, device=CPU, batch_size=8, workers=0)
+    assert found.metrics["classifier"] == {name: pytest.approx(score[name]) for name in ("map", "chance_map")}
 
 
 def test_the_scores_are_those_of_the_report(found: Strategies, tiny_shards: ShardFolder, model: ClassTokenViT):
@@ -84,7 +91,9 @@ def test_the_page_stands_alone_and_marks_the_choice(found: Strategies, tiny_shar
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
     assert all(address.startswith("data:") for address in addresses)
     assert html.count("data:image/jpeg") == 2 * 5
-    assert re.search(rf'<tr class="chosen"><th scope="row">{re.escape(found.auto)}<span class="tag">auto', html)
+    assert re.search(
+        rf'<tr class="chosen"><th scope="row">{re.escape(found.best)}<span class="tag">best label-free', html
+    )
     for recipe in RECIPES:
         assert f"{found.recipes[recipe]['miou']:.3f}" in html
     assert "None" not in html
@@ -110,7 +119,7 @@ def test_without_truth_the_label_free_scores_remain(
     blind_shards = rewrite(tiny_shards, {TRUTH: None})
     blind = compared(blind_shards, model, *RECIPES)
     assert list(blind.recipes) == list(RECIPES)
-    assert blind.auto == found.auto
+    assert blind.best == found.best
     for recipe in RECIPES:
         assert blind.recipes[recipe]["miou"] is None
         assert blind.recipes[recipe]["score"] == found.recipes[recipe]["score"]
@@ -141,6 +150,17 @@ def test_samples_are_those_of_a_split_or_of_the_tune_list(tiny_shards: ShardFold
     write_index(tmp_path, tiny_shards.index.model_copy(update={"tune": (keys[3], keys[9], keys[20])}))
     split, indices = pick_samples(ShardFolder.open(tmp_path), "tune", 2)
     assert (split.name, indices) == ("train", [3, 20])
+
+
+def test_wrong_recipes_are_refused_before_any_is_tried_and_doubled_ones_are_one(
+    tiny_shards: ShardFolder, model: ClassTokenViT
+):
+    with pytest.raises(ModelError, match="cam reads the patch head"):
+        compared(tiny_shards, model, "relevance", "cam")
+    with pytest.raises(ParamsError, match="cannot read 'relevence'"):
+        compared(tiny_shards, model, "relevance", "relevence")
+    once = compared(tiny_shards, model, "relevance+affinity", "relevance+argmax+affinity", indices=[0, 1])
+    assert list(once.recipes) == ["random", "relevance+affinity"]
 
 
 @pytest.mark.parametrize("name", ["tune", "test"])

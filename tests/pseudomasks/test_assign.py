@@ -198,11 +198,15 @@ def test_confidence_is_full_where_only_one_class_can_be_and_none_where_no_map_sa
     assert confident(torch.ones(2, 1, 2), [0.2, 0.6], candidates=torch.tensor([False, False]))[1] == [[0, 0]]
 
 
-def test_confidence_of_background_is_what_the_largest_map_falls_short_of_one():
+def test_confidence_beside_background_grows_with_the_distance_from_the_threshold():
     options = {"fill": "background", "background": 7, "background_threshold": 0.3}
     mask, confidence = confident(maps_of([10, 5, 2, 0, 0], [0, 0, 1, 5, 10]), [0.5, 0.5], **options)
     assert mask == [[0, 0, 7, 1, 1]]
-    assert confidence == [[255, 255, round(255 * 0.8), 255, 255]]
+    assert confidence == [[255, round(255 * 0.2 / 0.7), round(255 * 0.1 / 0.3), round(255 * 0.2 / 0.7), 255]]
+    only = confident(maps_of([10, 3, 2.4, 0]), [0.5], **options)
+    assert only == ([[0, 0, 7, 7]], [[255, 0, 51, 255]])
+    for threshold in (0.0, 0.3, None):
+        assert confident(torch.zeros(1, 1, 2), [0.5], **{**options, "background_threshold": threshold})[1] == [[0, 0]]
 
 
 def test_argmax_upsamples_to_a_non_square_size():

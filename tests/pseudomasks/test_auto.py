@@ -80,7 +80,11 @@ def test_a_patch_head_is_used_where_there_is_one(tiny_shards: ShardFolder, make_
     assert list(found.scores) == ["cam", "fused"]
 
 
-def test_of_equals_the_first_is_taken(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
-    found = chosen(tiny_shards, make_model(), "relevance+argmax", "relevance")
-    assert found.recipe == "relevance+argmax"
-    assert found.scores["relevance"]["agreement"] == 1
+def test_of_equals_the_first_is_taken():
+    assert best_recipe({"cam": {"score": 0.4}, "relevance": {"score": 0.5}, "gradcam": {"score": 0.5}}) == "relevance"
+    assert best_recipe({"cam": {"score": None}, "relevance": {"score": None}}) == "cam"
+
+
+def test_two_names_of_one_recipe_are_one(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
+    found = chosen(tiny_shards, make_model(), "relevance+pamr+affinity", "relevance+argmax+affinity+pamr")
+    assert list(found.scores) == [found.recipe] == ["relevance+affinity+pamr"]

@@ -84,7 +84,7 @@ def test_a_classifier_that_has_not_learned_is_a_loud_warning(
     metrics = pipeline.run("extract_pseudomasks", tmp_path / "out", pruned=spoilt(pipeline, tmp_path / "spoilt"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert metrics["train"]["learned"] is False
-    assert metrics["train"]["map"] == pytest.approx(metrics["train"]["chance_map"])
+    assert metrics["train"]["map"] <= metrics["train"]["chance_map"]
     expected = f"hardly learned: its train mAP is {metrics['train']['map']:.3f}, and a random ranking gets"
     assert any(expected in warning for warning in warnings)
 

@@ -117,7 +117,7 @@ def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, 
 def test_parts_that_chose_differently_are_refused(special, merge, altered):
     params, (_, first, second, third) = special
     other = altered(second, lambda index: index["about"]["chosen"].update(recipe="cam"))
-    with pytest.raises(ArtifactError, match=r"altered-2 and .*1 chose their strategies differently; run extract"):
+    with pytest.raises(ArtifactError, match=r"altered-2 chose .*all but equal\. Set strategy, assignment and"):
         merge([first, other, third], params=params)
     without = altered(third, lambda index: index["about"].pop("chosen"))
     with pytest.raises(ArtifactError, match="altered-3: its index does not fit the strategy auto; run extract"):
