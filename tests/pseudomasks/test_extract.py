@@ -239,7 +239,7 @@ def test_auto_must_have_been_resolved(model: ClassTokenViT, tiny_shards: ShardFo
         next(extract(model, tiny_shards.split("val"), strategy="auto"))
 
 
-def test_nothing_of_a_batch_outlives_it(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_every_sample_has_a_mask_and_no_parameter_gets_a_gradient(model: ClassTokenViT, tiny_shards: ShardFolder):
     masks = extract(model, tiny_shards.split("train"), batch_size=2)
     sizes = [found.maps.nbytes + found.mask.nbytes for found in masks]
     assert len(sizes) == 24
