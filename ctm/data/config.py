@@ -99,7 +99,7 @@ class PreprocessConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Random changes of training images: of geometry, the same for image and mask, and of colour."""
+    """Random geometric changes of training images, the same for image and mask."""
 
     flip: Literal["none", "horizontal", "dihedral"] = "horizontal"
     """Lossless flips: none, left-right, or (seen from above) left-right, up-down and transposition of square images."""
@@ -107,7 +107,3 @@ class AugmentConfig(Config):
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest side of a random crop as a fraction of the image's sides (0..1]; 1 means no cropping. The crop keeps the
     image's aspect ratio and is resized to the image size."""
-
-    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Strength of random changes of brightness, contrast and, with 3 channels, saturation: each is multiplied by a
-    factor of up to 1 ± this; 0: none."""

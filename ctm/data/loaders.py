@@ -14,7 +14,7 @@ from ctm.data.classes import IGNORE
 from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import CONFIDENCE, Split
-from ctm.data.transforms import Colour, Geometry, draw_colour, draw_geometry, image_to_input, mask_to_target
+from ctm.data.transforms import Geometry, draw_geometry, image_to_input, mask_to_target
 from ctm.errors import ArtifactError
 
 __all__ = ["EpochSampler", "ShardDataset", "make_loader"]
@@ -80,10 +80,10 @@ class ShardDataset(Dataset[dict[str, Any]]):
                 f"image {self.images.keys[index]!r} has {image.shape[0]} channels, the model takes "
                 f"{self.inputs.channels}: they come from different data"
             )
-        geometry, colour = self._changes(index, epoch=epoch)
+        geometry = self._geometry(index, epoch=epoch)
         sample = {
             "index": index,
-            "image": image_to_input(image, self.inputs, geometry, colour),
+            "image": image_to_input(image, self.inputs, geometry),
             "labels": torch.from_numpy(self.images.labels[index]),
             "size": torch.from_numpy(self.images.sizes[index]),
         }
@@ -102,14 +102,13 @@ class ShardDataset(Dataset[dict[str, Any]]):
             mask = np.where(confidence < 255 * self._min_confidence, np.uint8(IGNORE), mask)
         return mask
 
-    def _changes(self, index: int, *, epoch: int) -> tuple[Geometry | None, Colour | None]:
+    def _geometry(self, index: int, *, epoch: int) -> Geometry | None:
         if self._augment is None:
-            return None, None
+            return None
         height, width = self.images.sizes[index].tolist()
         # The 1 keeps the stream of sample 0 apart from the sampler's: numpy pads short seeds with zeros.
         rng = np.random.default_rng([self._seed, epoch, index, 1])
-        geometry = draw_geometry(self._augment, (height, width), self.inputs.image_size, rng=rng)
-        return geometry, draw_colour(self._augment, rng=rng)
+        return draw_geometry(self._augment, (height, width), self.inputs.image_size, rng=rng)
 
     def _check_size(self, index: int, mask_size: tuple[int, ...]) -> None:
         size = tuple(self.images.sizes[index].tolist())

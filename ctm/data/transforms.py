@@ -1,4 +1,4 @@
-"""From a stored image and mask to a model's tensors: one random geometry for both, one resize, colours of the image."""
+"""From a stored image and mask to the tensors a model is trained on: one random geometry for both, then one resize."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from torch.nn import functional as F
 from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
 
-__all__ = ["Colour", "Geometry", "draw_colour", "draw_geometry", "image_to_input", "mask_to_target"]
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey of an image (ITU-R BT.601)."""
+__all__ = ["Geometry", "draw_geometry", "image_to_input", "mask_to_target"]
 
 
 @dataclass(frozen=True)
@@ -84,54 +81,17 @@ def draw_geometry(
     )
 
 
-@dataclass(frozen=True)
-class Colour:
-    """Factors by which an image's colours change; 1 leaves them as they are.
-
-    Attributes:
-        brightness: of all values.
-        contrast: of the distance of a channel's values from their mean; the mean stays.
-        saturation: of the distance from grey; only where there are 3 channels.
-    """
-
-    brightness: float
-    contrast: float
-    saturation: float
-
-    def change(self, image: Tensor) -> Tensor:
-        """A new image with changed colours, (Ch, H, W); values are not clipped."""
-        image = image * self.brightness
-        image = image.mean(dim=(-2, -1), keepdim=True).lerp(image, self.contrast)
-        if len(image) == len(LUMA):
-            grey = torch.tensordot(torch.tensor(LUMA), image, dims=1)  # (H, W)
-            image = grey.lerp(image, self.saturation)
-        return image
-
-
-def draw_colour(config: AugmentConfig, *, rng: np.random.Generator) -> Colour | None:
-    """Draws random changes of colour, three values of ``rng``; None where none are wanted."""
-    draws = rng.uniform(-1, 1, size=3)
-    return Colour(*(1 + config.colour * draws).tolist()) if config.colour else None
-
-
-def image_to_input(
-    image: NDArray[Any], inputs: InputSpec, geometry: Geometry | None = None, colour: Colour | None = None
-) -> Tensor:
-    """The model's input, float32 (Ch, H, W).
-
-    The image is scaled, cropped, resized (bilinear, antialiased), changed in colour, standardised, and flipped.
+def image_to_input(image: NDArray[Any], inputs: InputSpec, geometry: Geometry | None = None) -> Tensor:
+    """The model's input, float32 (Ch, H, W): scaled, cropped, resized (bilinear, antialiased), standardised, flipped.
 
     Args:
         image: stored pixel values, (Ch, H0, W0).
         inputs: what the model takes.
-        geometry: random crop and flips; None for the whole image as it is.
-        colour: random changes of colour; None for none.
+        geometry: random changes; None for the whole image as it is.
     """
     geometry = geometry or Geometry(0, 0, *image.shape[1:])
     tensor = geometry.crop(torch.from_numpy(image)).to(torch.float32, copy=True).mul_(inputs.scale)
     tensor = F.interpolate(tensor[None], inputs.image_size, mode="bilinear", antialias=True)[0]
-    if colour is not None:
-        tensor = colour.change(tensor)
     if inputs.mean is not None and inputs.std is not None:
         tensor = (tensor - torch.tensor(inputs.mean)[:, None, None]) / torch.tensor(inputs.std)[:, None, None]
     return geometry.flip(tensor)

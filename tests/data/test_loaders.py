@@ -89,20 +89,6 @@ def test_random_changes_depend_on_seed_epoch_and_index_alone(shards: ShardFolder
     assert not torch.equal(ShardDataset(train, inputs, augment=AUGMENT, seed=2)[(1, 5)]["image"], first)
 
 
-def test_colours_change_in_the_image_alone_and_again_the_same(shards: ShardFolder, inputs: InputSpec) -> None:
-    train = shards.split("train")
-
-    def items(colour: float) -> list[dict[str, torch.Tensor]]:
-        augment = AUGMENT.model_copy(update={"colour": colour})
-        dataset = ShardDataset(train, inputs, masks=train, mask_member="mask.png", augment=augment, seed=2)
-        return [dataset[(index, 3)] for index in range(3)]
-
-    for plain, coloured, again in zip(items(0.0), items(0.5), items(0.5), strict=True):
-        assert torch.equal(coloured["mask"], plain["mask"])
-        assert not torch.equal(coloured["image"], plain["image"])
-        assert torch.equal(again["image"], coloured["image"])
-
-
 def test_loading_leaves_the_global_generator_alone(shards: ShardFolder, inputs: InputSpec) -> None:
     before = torch.get_rng_state()
     list(make_loader(ShardDataset(shards.split("train"), inputs, augment=AUGMENT), batch_size=2, shuffle=True, seed=0))

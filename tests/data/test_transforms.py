@@ -8,7 +8,7 @@ import torch
 
 from ctm.data.config import AugmentConfig
 from ctm.data.inputs import InputSpec
-from ctm.data.transforms import Colour, Geometry, draw_colour, draw_geometry, image_to_input, mask_to_target
+from ctm.data.transforms import Geometry, draw_geometry, image_to_input, mask_to_target
 
 PLAIN = InputSpec(image_size=(16, 16), channels=3, scale=1.0)
 
@@ -109,47 +109,3 @@ def test_flip_order_is_transpose_first() -> None:
     tensor = torch.arange(4).reshape(1, 2, 2)
     geometry = Geometry(0, 0, 2, 2, mirror=True, transpose=True)
     assert geometry.flip(tensor)[0].tolist() == [[2, 0], [3, 1]], "a quarter turn clockwise"
-
-
-@pytest.mark.parametrize(
-    ("colour", "expected"),
-    [
-        (Colour(1.0, 1.0, 1.0), [[0.2, 0.4], [0.5, 0.7], [0.8, 1.0]]),
-        (Colour(2.0, 1.0, 1.0), [[0.4, 0.8], [1.0, 1.4], [1.6, 2.0]]),
-        (Colour(1.0, 0.5, 1.0), [[0.25, 0.35], [0.55, 0.65], [0.85, 0.95]]),  # towards each channel's mean
-        (Colour(1.0, 1.0, 0.0), [[0.4445, 0.6445]] * 3),  # 0.299 r + 0.587 g + 0.114 b
-    ],
-)
-def test_colours_change_by_their_factors(colour: Colour, expected: list[list[float]]) -> None:
-    image = torch.tensor([[[0.2, 0.4]], [[0.5, 0.7]], [[0.8, 1.0]]])
-    torch.testing.assert_close(colour.change(image), torch.tensor(expected)[:, None], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 15])
-def test_an_image_without_three_channels_has_no_saturation(channels: int) -> None:
-    image = torch.rand(channels, 4, 4)
-    torch.testing.assert_close(Colour(1.0, 1.0, 0.0).change(image), image)
-
-
-def test_colours_are_changed_before_they_are_standardised() -> None:
-    inputs = InputSpec(image_size=(4, 4), channels=1, scale=0.5, mean=(1.0,), std=(0.25,))
-    image = np.full((1, 4, 4), 4, dtype=np.uint8)
-    found = image_to_input(image, inputs, None, Colour(1.5, 1.0, 1.0))
-    torch.testing.assert_close(found, torch.full((1, 4, 4), 8.0))  # (4 * 0.5 * 1.5 - 1) / 0.25
-    assert torch.equal(image_to_input(image, inputs), image_to_input(image, inputs, None, Colour(1.0, 1.0, 1.0)))
-
-
-def test_colours_are_drawn_within_their_strength() -> None:
-    rng = np.random.default_rng(0)
-    drawn = [draw_colour(AugmentConfig(colour=0.4), rng=rng) for _ in range(300)]
-    factors = np.array([(c.brightness, c.contrast, c.saturation) for c in drawn if c is not None])
-    assert factors.shape == (300, 3)
-    assert np.allclose(factors.min(axis=0), 0.6, atol=0.02)
-    assert np.allclose(factors.max(axis=0), 1.4, atol=0.02)
-
-
-def test_no_change_of_colour_takes_as_many_draws_as_one() -> None:
-    one, other = np.random.default_rng(0), np.random.default_rng(0)
-    assert draw_colour(AugmentConfig(), rng=one) is None
-    assert draw_colour(AugmentConfig(colour=0.4), rng=other) is not None
-    assert one.random() == other.random()
