@@ -50,7 +50,7 @@ def test_with_the_two_unused_modules_ade20k_comes_to_the_papers_count():
         ("dfc2020", 224, 15, 8, 14),
         ("endotect", [512, 640], 3, 23, 16),
         ("ade20k", [208, 320], 3, 151, 16),  # the paper's 200 rows are no multiple of 16
-        ("msrc21", 112, 3, 21, 14),
+        ("msrc21", 168, 3, 21, 14),
         ("demo", 64, 15, 8, 8),
     ],
 )
