@@ -142,7 +142,6 @@ def train_classifier(
             "gates": training.gate_lr if training.sparsity is None else 0.0,
         },
         group_of=_group_of,
-        no_decay=network.no_weight_decay(),
     )
     train = ShardDataset(data.split("train"), inputs, augment=training.augment, seed=seed)
     val = ShardDataset(data.split("val"), inputs)

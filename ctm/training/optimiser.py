@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 from torch.optim import AdamW
@@ -20,18 +20,19 @@ def build_optimiser(
     *,
     rates: Mapping[str, float],
     group_of: Callable[[str], str],
-    no_decay: Iterable[str] = (),
 ) -> AdamW:
     """AdamW over the parameters of ``model``.
+
+    Weight decay spares all parameters of less than two dimensions (norms, biases, gates), and those that the model or
+    a module of it names in ``no_weight_decay``, as timm's do: tokens and position embeddings.
 
     Args:
         model: whose parameters that need a gradient are optimised.
         config: decay rates and weight decay.
         rates: peak learning rate of each group.
         group_of: gives the group of a parameter's name.
-        no_decay: names without weight decay, besides all parameters of less than two dimensions (norms, biases, gates).
     """
-    exempt = set(no_decay)
+    exempt = _no_weight_decay(model)
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -44,6 +45,15 @@ def build_optimiser(
         ],
         betas=config.betas,
     )
+
+
+def _no_weight_decay(model: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        if callable(getattr(module, "no_weight_decay", None))
+        for name in module.no_weight_decay()
+    }
 
 
 def cosine_with_warmup(optimiser: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:

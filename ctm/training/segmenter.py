@@ -133,7 +133,6 @@ class _Course:
                 self.training,
                 rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
                 group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
-                no_decay=_no_weight_decay(network),
             ),
             fabric=self.fabric,
             loaders=self._loaders(lesson),
@@ -197,16 +196,6 @@ class _Course:
             )
             for name, dataset in datasets.items()
         }
-
-
-def _no_weight_decay(network: nn.Module) -> set[str]:
-    """Names of what timm's networks keep from decaying: tokens and position embeddings."""
-    return {
-        f"{prefix}.{name}".removeprefix(".")
-        for prefix, module in network.named_modules()
-        if callable(getattr(module, "no_weight_decay", None))
-        for name in module.no_weight_decay()
-    }
 
 
 def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:

@@ -50,9 +50,7 @@ def model() -> ClassTokenViT:
 
 def test_nothing_decays_but_weights_of_layers(model: ClassTokenViT):
     config = TrainClassifierConfig(epochs=2, weight_decay=0.3, betas=(0.8, 0.9))
-    optimiser = build_optimiser(
-        model, config, rates={"all": 1e-3}, group_of=lambda name: "all", no_decay=model.no_weight_decay()
-    )
+    optimiser = build_optimiser(model, config, rates={"all": 1e-3}, group_of=lambda name: "all")
     names = {parameter: name for name, parameter in model.named_parameters()}
     decay = {names[p]: group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert set(decay) == set(names.values())
