@@ -88,14 +88,16 @@ def queue(
 def check_grids(grids: Sequence[Sequence[str]], settings: Sequence[str], params: Path) -> None:
     """Reads the parameters of every combination of several grids, and refuses two that come to the same.
 
-    Arguments and errors are those of ``check_grid``.
+    Arguments and errors are those of ``check_grid``; a grid with values that are more than plain words is only read.
     """
     seen: dict[str, str] = {}
     for grid in grids:
-        plain = len(list(filter(None, map(_singles, grid)))) == len(grid)
-        for words, read in check_grid(grid, settings, params):
+        combinations = check_grid(grid, settings, params)
+        if not all(map(_singles, grid)):
+            continue  # values that only DVC takes apart: the combinations are not what will run
+        for words, read in combinations:
             text = read.model_dump_json()
-            if plain and text in seen:
+            if text in seen:
                 raise PipelineError(
                     f"the runs {seen[text] or UNCHANGED!r} and {words or UNCHANGED!r} have the same parameters: leave "
                     "one of them out."

@@ -217,6 +217,10 @@ def test_two_runs_of_the_same_parameters_are_refused(params: Path, tree: Checkou
     assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
+def test_runs_that_differ_in_lists_are_not_taken_for_equal(params: Path):
+    sweep.check_grids([["evaluate.compare=[random],[attention]"], []], [], params)
+
+
 def test_the_name_of_a_sweep_says_when_it_was_queued():
     assert sweep.started("sweep-20260131-235958").isoformat() == "2026-01-31T23:59:58+00:00"
     with pytest.raises(PipelineError, match="mine is no name of a sweep"):
