@@ -254,7 +254,8 @@ class ShardFolder:
     @property
     def tune_samples(self) -> list[int]:
         """Their positions in the train split, ascending."""
-        return [index for index, key in enumerate(self.split("train").keys) if key in self.tune] if self.tune else []
+        tune = self.tune
+        return [index for index, key in enumerate(self.split("train").keys) if key in tune] if tune else []
 
     def split(self, name: str) -> Split:
         """Opens a split.
