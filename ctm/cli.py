@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
+import logging
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -21,9 +23,10 @@ from ctm.kubeflow import Task, decode_nulls
 from ctm.params import load_params, load_preset, override_sections, read_config, stage_config, to_yaml
 from ctm.pseudomasks.recipes import all_recipes
 from ctm.runtime.checkpoint_store import WORKING_FOLDER
-from ctm.runtime.context import Device, Part, available_cores
+from ctm.runtime.context import Device, Launch, Part, available_cores
 from ctm.runtime.log import show_log
 from ctm.runtime.outputs import write_text
+from ctm.runtime.preemption import EXIT_CODE, Preempted, end_on_sigterm
 from ctm.stage import Parts, Profile, Ref, Source, Stage
 from ctm.stages import JOINS, STAGES
 from ctm.sync import dvc_yaml
@@ -50,12 +53,16 @@ Resume = Literal["auto", "never"]
 
 
 def main() -> None:
-    """Runs the command line; an error that the user can mend is one message and exit code 1."""
-    show_log()
+    """Runs the command line; an error that the user can mend is one message and exit code 1, the end by SIGTERM 143."""
+    show_log(logging.INFO if Launch.from_environment().is_first else logging.ERROR)
+    end_on_sigterm()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         app()
+    except Preempted:
+        typer.echo("ended by SIGTERM; the same command goes on from the last checkpoint, if there is one", err=True)
+        sys.exit(EXIT_CODE)
     except (CtmError, OSError) as error:
         sys.exit(f"error: {_message(error)}")
     except ModuleNotFoundError as error:
@@ -67,6 +74,8 @@ def main() -> None:
 def _message(error: Exception) -> str:
     """The error's own text; one from a worker process of a data loader comes inside that process's traceback."""
     text = str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{text}. Nothing half-written is left: make room and run the command again."
     return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
 
 
@@ -320,6 +329,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config = _read_stage_config(stage, given["params"], given["overrides"], given["config"])
         task = Task.parse(given["executor_input"]) if given["executor_input"] else None
+        launch = Launch.from_environment()
         if task:
             task.check_code()
         options = RunOptions(
@@ -332,12 +342,13 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
             part=_read_part(given.get("part", "1/1")),
             labels=dict(map(_read_label, given["labels"])),
             expected=task.expected(stage) if task else {},
+            launch=launch,
         )
         if empty := [name for name, source in stage.inputs.items() if isinstance(source, Source) and not given[name]]:
             raise ParamsError(f"--{empty[0]} is empty: give a folder or s3://bucket/prefix.")
         inputs = {name: given[name] or (task.paths(name) if task else []) for name in stage.inputs}
         execute(stage, config, inputs=inputs, outputs={name: given[name] for name in stage.outputs}, options=options)
-        if task:
+        if task and launch.is_first:
             task.finish(stage, metrics=options.metrics, manifest=options.manifest or manifest_path(options.metrics))
 
     command.__signature__ = inspect.Signature(_stage_parameters(stage))  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactError", "CtmError", "DataError", "ModelError", "ParamsError", "StorageError"]
+__all__ = ["ArtifactError", "CtmError", "DataError", "ModelError", "ParamsError", "ProcessError", "StorageError"]
 
 
 class CtmError(Exception):
@@ -27,3 +27,7 @@ class ArtifactError(CtmError):
 
 class ModelError(CtmError):
     """A model cannot be built, trained, pruned or loaded as asked."""
+
+
+class ProcessError(CtmError):
+    """One of the processes of a run has ended before the others."""

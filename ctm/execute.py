@@ -16,9 +16,9 @@ import ctm
 from ctm.errors import ArtifactError, ParamsError
 from ctm.fingerprint import fingerprint, library_versions
 from ctm.runtime.checkpoint_store import WORKING_FOLDER, end_checkpoints, open_checkpoints
-from ctm.runtime.context import WHOLE, Context, Device, Part, processes
+from ctm.runtime.context import SINGLE, WHOLE, Context, Device, Launch, Part
 from ctm.runtime.digest import damaged_file, digest_artifact
-from ctm.runtime.outputs import staged_outputs
+from ctm.runtime.outputs import partial_path, staged_outputs
 from ctm.runtime.provenance import git_revision, run_label
 from ctm.runtime.storage import Tree, is_remote, listing_digest, open_tree
 from ctm.stage import Config, Metrics, Parts, Source, Stage
@@ -45,6 +45,7 @@ class RunOptions:
         part: the share of the samples to handle; the whole for all but divisible stages.
         labels: recorded in the manifest as they are.
         expected: digests that inputs must have, where they are known; several for a list of paths.
+        launch: which of several processes this is.
     """
 
     metrics: Path
@@ -56,6 +57,7 @@ class RunOptions:
     part: Part = WHOLE
     labels: Mapping[str, str] = field(default_factory=dict)
     expected: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    launch: Launch = SINGLE
 
 
 Place = Path | str | Sequence[Path]
@@ -77,6 +79,9 @@ def execute(
     Outputs, metrics and manifest appear only after the stage has ended well; checkpoints are kept in a folder named by
     the run's fingerprint, so that a run with other code, parameters or inputs never resumes from them.
 
+    Of several processes the first writes, and the others return no metrics; the stage lets none of them end before all
+    have ended well.
+
     Raises:
         ArtifactError: an input that another stage should have written is missing, or an output would replace an input
             or a folder that ctm did not write.
@@ -85,7 +90,7 @@ def execute(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    _check_processes(stage)
+    _check_processes(stage, options.launch)
     manifest_file = options.manifest or manifest_path(options.metrics)
     written = {**outputs, "metrics": options.metrics, "manifest": manifest_file}
     _check_places(inputs, written)
@@ -103,8 +108,12 @@ def execute(
         checkpoint_store=store,
         resume=options.resume,
         part=options.part,
+        launch=options.launch,
     )
     logger.info("%s: %s", stage.command, stage.summary)
+    if not options.launch.is_first:
+        stage.run(config, context, **opened, **{name: partial_path(path) for name, path in outputs.items()})
+        return {}
     with staged_outputs(written) as staged:
         metrics = stage.run(config, context, **opened, **{name: staged[name] for name in outputs})
         manifest = {
@@ -141,12 +150,12 @@ def manifest_path(metrics: Path) -> Path:
     return metrics.with_suffix(".manifest.json")
 
 
-def _check_processes(stage: Stage) -> None:
-    """Refuses to run as several processes, each of which would train and write the same."""
-    if processes() > 1:
+def _check_processes(stage: Stage, launch: Launch) -> None:
+    """Refuses to run as several processes a stage that each of them would do, and write, as a whole."""
+    if launch.world > 1 and not stage.distributed:
         raise ParamsError(
-            f"{stage.command} runs as one process, and torchrun has started {processes()} (WORLD_SIZE): training on "
-            "several GPUs is not there yet. Set CTM_NPROC=1 and one node."
+            f"{stage.command} runs as one process, and torchrun has started {launch.world} (WORLD_SIZE): start it "
+            "without torchrun, in a container with CTM_NPROC=1 and on one node."
         )
 
 

@@ -92,6 +92,7 @@ class Stage:
         outputs: what is written.
         profile: what the stage needs.
         divisible: whether the stage can run in parts (``context.part``) that a stage with a ``Parts`` input joins.
+        distributed: whether the stage can run as several processes (``context.launch``), of which the first writes.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Stage:
     outputs: Mapping[str, Output]
     profile: Profile
     divisible: bool = False
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.run).parameters.values()

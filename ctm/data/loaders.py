@@ -122,38 +122,44 @@ class ShardDataset(Dataset[dict[str, Any]]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Pairs (index, epoch) of one process's share of the samples; the order depends only on seed and epoch.
 
-    A shuffled order is filled up from its own start, so that all processes take the same number of training steps. An
-    ordered one is not, so that every sample is seen exactly once.
+    Sample k of an epoch goes to process k mod ``world``, so that a batch of all processes together holds the samples of
+    one process's batch of that size. A shuffled order ends with the last whole batch (batch normalisation fails on a
+    batch of one); if it has none, it is filled up from its own start until every process has as many. An ordered one
+    is left as it is, so that every sample is seen exactly once.
     """
 
-    def __init__(self, n: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, n: int, *, seed: int, shuffle: bool, batch_size: int | None = None, rank: int = 0, world: int = 1
+    ) -> None:
         """Starts at epoch 0.
 
         Args:
             n: number of samples.
             seed: seed of the shuffling.
             shuffle: whether each epoch has a new random order.
+            batch_size: samples of a batch of all processes together; None: a shuffled order leaves none out.
             rank: number of this process.
             world: number of processes.
         """
         self._n, self._seed, self._shuffle = n, seed, shuffle
         self._rank, self._world = rank, world
-        self._epoch = 0
+        whole = n // batch_size * batch_size if batch_size else 0
+        self._used = (whole or n + -n % world) if shuffle else n
+        self._epoch = self._start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next iteration."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Chooses the epoch of the next iteration, and how many samples of this process are left out at its start."""
+        self._epoch, self._start = epoch, start
 
     def __len__(self) -> int:
-        padded = self._n + (-self._n % self._world if self._shuffle else 0)
-        return len(range(self._rank, padded, self._world))
+        return len(range(self._rank, self._used, self._world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self._n)
         if self._shuffle:
             order = np.random.default_rng([self._seed, self._epoch]).permutation(self._n)
-            order = np.resize(order, self._n + -self._n % self._world)
-        for index in order[self._rank :: self._world].tolist():
+            order = np.resize(order, self._used)
+        for index in order[self._rank :: self._world][self._start :].tolist():
             yield index, self._epoch
 
 
@@ -169,25 +175,23 @@ def make_loader(
 ) -> DataLoader[dict[str, Any]]:
     """A loader of batches; its batches are the same for any number of workers.
 
-    Call ``loader.sampler.set_epoch`` before each epoch. A shuffled loader drops an incomplete last batch (batch
-    normalisation fails on a batch of one), unless that is all there is.
+    Call ``loader.sampler.set_epoch`` before each epoch. Which samples a shuffled loader leaves out: see
+    ``EpochSampler``.
 
     Args:
         dataset: where the samples come from.
-        batch_size: samples a batch.
+        batch_size: samples of a batch of all processes together, a multiple of their number.
         shuffle: whether each epoch has a new random order.
         seed: seed of the order.
         workers: number of processes that decode images; 0 for this one.
         rank: number of this process.
         world: number of processes.
     """
-    sampler = EpochSampler(len(dataset), seed=seed, shuffle=shuffle, rank=rank, world=world)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_size=batch_size // world,
+        sampler=EpochSampler(len(dataset), seed=seed, shuffle=shuffle, batch_size=batch_size, rank=rank, world=world),
         num_workers=workers,
-        drop_last=shuffle and len(sampler) >= batch_size,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         # Without it the loader takes its workers' seed from the global generator, and moves that on.

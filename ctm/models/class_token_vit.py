@@ -155,6 +155,8 @@ class ClassTokenViT(nn.Module):
         masking_ratio: float,
         generator: torch.Generator | None = None,
         gate_generator: torch.Generator | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> TrainingLogits:
         """Logits of a training batch with and without class-token masking, from one encoding.
 
@@ -162,15 +164,17 @@ class ClassTokenViT(nn.Module):
             images: (B, channels, H, W), normalised.
             present: classes each image has, (B, C) bool.
             masking_ratio: masking probability of an absent class, 0 <= ratio < 1.
-            generator: source of the masking draws, one a rank.
-            gate_generator: source of the gate samples, the same on all ranks.
+            generator: source of the masking draws, the same in all processes.
+            gate_generator: source of the gate samples, the same in all processes.
+            rank: number of this process; see ``mask_absent_tokens``.
+            world: how many share the batch.
 
         Raises:
             ModelError: images that the model cannot read; see ``grid_of``.
         """
         tokens = self.encode(self.embed(images), gate_generator=gate_generator)
         classes = self.norm(tokens[:, : self.num_classes])
-        masked = mask_absent_tokens(classes, present, ratio=masking_ratio, generator=generator)
+        masked = mask_absent_tokens(classes, present, masking_ratio, generator, rank=rank, world=world)
         with torch.no_grad():
             unmasked = self.head(classes.flatten(1))
         scores = None

@@ -9,7 +9,13 @@ __all__ = ["mask_absent_tokens"]
 
 
 def mask_absent_tokens(
-    tokens: Tensor, present: Tensor, ratio: float, generator: torch.Generator | None = None
+    tokens: Tensor,
+    present: Tensor,
+    ratio: float,
+    generator: torch.Generator | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> Tensor:
     """Zeroes each absent class's token with probability ``ratio``; tokens of present classes are never masked.
 
@@ -21,6 +27,8 @@ def mask_absent_tokens(
         present: which classes the image has, (B, C) bool.
         ratio: masking probability of an absent class, 0 <= ratio < 1.
         generator: source of the draws, on any device; None: torch's global one.
+        rank: number of this process among those that share a batch, of which it has every ``world``-th image.
+        world: how many they are: with equal generators they draw what one process would draw for the whole batch.
 
     Returns:
         A new tensor, (B, C, D).
@@ -31,6 +39,7 @@ def mask_absent_tokens(
     if not 0 <= ratio < 1:
         raise ValueError(f"masking ratio must be at least 0 and below 1, not {ratio}")
     device = tokens.device if generator is None else generator.device
-    draws = torch.rand(present.shape, generator=generator, device=device).to(tokens.device)
+    draws = torch.rand(world * present.shape[0], *present.shape[1:], generator=generator, device=device)
+    draws = draws[rank::world].to(tokens.device)
     masked = ~present & (draws < ratio)
     return tokens.masked_fill(masked.unsqueeze(-1), 0)

@@ -51,6 +51,13 @@ class CheckpointStore(Protocol):
             StorageError: it cannot be reached.
         """
 
+    def drop(self, name: str) -> None:
+        """Keeps the file of that name no longer.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+
     def clear(self) -> None:
         """Removes all files of the run.
 

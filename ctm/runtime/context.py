@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ctm.runtime.checkpoint_store import CheckpointStore
 
-__all__ = ["WHOLE", "Context", "Device", "Part", "Precision", "available_cores", "processes"]
+__all__ = ["SINGLE", "WHOLE", "Context", "Device", "Launch", "Part", "Precision", "available_cores"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Number format of the matrix products in training; weights and optimiser stay in fp32."""
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+"""Number format of the matrix products in training. With fp16 and bf16 weights and optimiser stay in fp32; fp64 is
+double precision all over, slow, to compare two trainings to their last digits."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,37 @@ WHOLE = Part(1, 1)
 
 
 @dataclass(frozen=True)
+class Launch:
+    """Which of how many processes of one run this is, as torchrun says; one process is the first and only.
+
+    Attributes:
+        rank: number of the process, from 0.
+        world: how many there are.
+        local_rank: its number on its machine.
+        local_world: how many are on its machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Launch:
+        """Reads what torchrun has set."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+
+SINGLE = Launch()
+
+
+@dataclass(frozen=True)
 class Context:
     """What a stage knows of its surroundings.
 
@@ -44,6 +76,7 @@ class Context:
         resume: continue from ``checkpoints`` where it holds the state of an interrupted run.
         checkpoint_store: where checkpoints outlive the machine (``--checkpoints s3://...``); None: the folder is all.
         part: the share of the samples that this run handles; other than the whole for divisible stages only.
+        launch: which of several processes this is; several for distributed stages only.
         skipped: ``path`` and ``reason`` of each file that could not be used and was left out, for the manifest.
         timings: seconds that the stage measured, for the manifest; they differ from run to run, so metrics have none.
     """
@@ -54,6 +87,7 @@ class Context:
     resume: bool
     checkpoint_store: CheckpointStore | None = None
     part: Part = WHOLE
+    launch: Launch = SINGLE
     skipped: list[dict[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -61,8 +95,3 @@ class Context:
 def available_cores() -> int:
     """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def processes() -> int:
-    """How many processes torchrun has started for this run; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["remove", "staged_outputs", "write_text"]
+__all__ = ["partial_path", "remove", "staged_outputs", "write_text"]
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     What an earlier, killed run left at the hidden paths is removed first. After an error the hidden paths are removed
     and the outputs are as they were before.
     """
-    partial = {name: path.with_name(f".{path.name}.partial") for name, path in outputs.items()}
+    partial = {name: partial_path(path) for name, path in outputs.items()}
     for path in partial.values():
         remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +31,11 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     finally:
         for path in partial.values():
             remove(path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where an output lies as long as it is being written."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def replace(source: Path, target: Path) -> None:

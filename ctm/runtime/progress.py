@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -38,5 +39,6 @@ def track(
         mininterval=interval,
         maxinterval=interval,
         delay=interval if not terminal else 0.5,
+        disable=not logging.getLogger("ctm").isEnabledFor(logging.INFO),
     )
     yield from bar

@@ -73,9 +73,12 @@ class S3Checkpoints:
             self._place.download(file.name, staged["file"])
             if digest_artifact(staged["file"]) != recorded:
                 raise ArtifactError(
-                    f"{address}: damaged checkpoint (its SHA-256 is not the one that was recorded with it). Remove it, "
-                    "or start anew with --resume never."
+                    f"{address}: damaged checkpoint (its SHA-256 is not the one that was recorded with it)."
                 )
+
+    def drop(self, name: str) -> None:
+        """Deletes an object."""
+        self._place.ask("delete_object", name)
 
     def clear(self) -> None:
         """Deletes all objects of the run, and what uploads that were broken off have left, where that can be seen."""

@@ -39,8 +39,9 @@ def run(config: TrainClassifierStageConfig, context: Context, *, shards: Path, c
         precision=config.precision,
         context=context,
     )
-    save_classifier(classifier, model, classes=data.classes, inputs=inputs)
-    write_history(classifier / "history.csv", history)
+    if context.launch.is_first:
+        save_classifier(classifier, model, classes=data.classes, inputs=inputs)
+        write_history(classifier / "history.csv", history)
     return kept_row(history, keep=config.train_classifier.keep, monitor="val_map")
 
 
@@ -63,4 +64,5 @@ STAGE = Stage(
         )
     },
     profile=Profile.GPU,
+    distributed=True,
 )

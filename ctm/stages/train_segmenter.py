@@ -44,8 +44,9 @@ def run(
         precision=config.precision,
         context=context,
     )
-    save_segmenter(segmenter, model, spec, classes=data.classes, inputs=inputs, supervision=settings.supervision)
-    write_history(segmenter / "history.csv", history)
+    if context.launch.is_first:
+        save_segmenter(segmenter, model, spec, classes=data.classes, inputs=inputs, supervision=settings.supervision)
+        write_history(segmenter / "history.csv", history)
     last = [row for row in history if row.get("round") == history[-1].get("round")]
     row = kept_row(last, keep=settings.keep, monitor="val_pseudo_miou")
     return row if settings.supervision == "pseudomasks" else {**row, "supervision": settings.supervision}
@@ -65,4 +66,5 @@ STAGE = Stage(
         )
     },
     profile=Profile.GPU,
+    distributed=True,
 )

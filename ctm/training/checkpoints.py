@@ -2,100 +2,155 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection
+import re
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+
+import torch
 
 from ctm.errors import ArtifactError, StorageError
-from ctm.runtime.outputs import remove, staged_outputs, write_text
+from ctm.runtime.checkpoint_store import CheckpointStore
+from ctm.runtime.context import Context
+from ctm.runtime.digest import digest_artifact
+from ctm.runtime.outputs import remove, write_text
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+__all__ = ["KEPT", "Checkpoints", "Position", "open_round"]
 
-    from ctm.runtime.checkpoint_store import CheckpointStore
+logger = logging.getLogger(__name__)
 
-__all__ = ["Checkpoints"]
+KEPT = 2
+"""States that are kept: the newest, and the one before it, should the newest turn out to be damaged."""
 
-NAMES = ("best", "last")
-"""In the order in which they are saved: the last state says how good the best is."""
+NAME = re.compile(r"(?P<course>.+)-(?P<epoch>\d{6})-(?P<batch>\d{9})-(?P<digest>[0-9a-f]{16})\.ckpt")
+
+
+class Position(NamedTuple):
+    """How far a training is: the epochs that have ended, and the batches done of the next one."""
+
+    epoch: int
+    batch: int
 
 
 class Checkpoints:
-    """The last and the best state of one run, each replaced whole.
+    """The last states of one training, each a file whose name says how far it is and the digest of its bytes.
+
+    A state appears whole or not at all, and is held against its digest when it is read: of what was cut short or
+    changed, the name says that it is not what was saved, and the state before it is taken.
 
     Args:
         folder: belongs to this very run (its name is the run's fingerprint), so whatever lies there fits.
         resume: read what an interrupted run left; otherwise remove it and start anew.
         store: keeps every state beside the folder, where the folder goes with its machine.
-        suffix: of the states' names, where several trainings share a folder.
+        course: name of the training, where several share a folder.
 
     Raises:
-        ArtifactError: a state in the store is damaged.
         StorageError: the folder or the store cannot be written: before the training, not after its first epoch.
     """
 
-    def __init__(self, folder: Path, *, resume: bool, store: CheckpointStore | None = None, suffix: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, resume: bool, store: CheckpointStore | None = None, course: str = "round0"
+    ) -> None:
         self.folder = folder
-        self._suffix = suffix
-        self.resume = resume
-        self._store = store
+        self._course, self._store = course, store
         _prove(folder)
-        kept = store.open() if store else ()
+        self._stored = set(store.open()) if store else set()
         if not resume:
-            self._clear()
-        elif store:
-            self._agree(store, kept)
+            for name in self._names():
+                self._drop(name)
 
-    def save(self, fabric: Fabric, name: str, state: dict[str, Any]) -> None:
-        """Writes the state ``name`` (``last`` or ``best``).
+    def save(self, position: Position, state: dict[str, Any]) -> None:
+        """Writes a state of tensors, numbers, texts, lists and dictionaries, and drops those that are too old.
 
         Raises:
-            StorageError: the store does not take it.
+            StorageError: the disk or the store does not take it; the states before it are as they were.
         """
-        path = self._path(name)
-        with staged_outputs({"state": path}) as staged:
-            fabric.save(staged["state"], state)
+        path = self._write(position, state)
         if self._store is not None:
             self._store.put(path)
+            self._stored.add(path.name)
+        for name in self._names()[KEPT:]:
+            self._drop(name)
 
-    def load(self, fabric: Fabric, name: str, state: dict[str, Any]) -> bool:
-        """Restores the state ``name`` into the objects of ``state`` in place; False if there is none.
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is as it was saved, its tensors on the CPU; None if none was saved.
 
         Raises:
-            ArtifactError: the file is damaged.
+            ArtifactError: there are states, and all of them are damaged.
         """
-        path = self._path(name)
-        if not path.is_file():
-            return False
-        try:
-            fabric.load(path, state, weights_only=True)
-        except (EOFError, KeyError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        found = self._names()
+        for name in found:
+            try:
+                return self._read(name)
+            except ArtifactError as error:
+                logger.warning("%s It is left out.", error)
+        if found:
             raise ArtifactError(
-                f"{path}: damaged checkpoint ({type(error).__name__}). Remove it, or start anew with --resume never."
+                f"{self.folder}: every checkpoint is damaged ({', '.join(found)}). Start anew with --resume never."
+            )
+        return None
+
+    def _names(self) -> list[str]:
+        """The names of this training's states in the folder and in the store, the furthest first."""
+        here = {path.name for path in self.folder.glob("*.ckpt")}
+        return sorted(filter(self._is_own, here | self._stored), reverse=True)
+
+    def _is_own(self, name: str) -> bool:
+        match = NAME.fullmatch(name)
+        return match is not None and match["course"] == self._course
+
+    def _write(self, position: Position, state: dict[str, Any]) -> Path:
+        partial = self.folder / f".{self._course}.partial"
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+            name = f"{self._course}-{position.epoch:06d}-{position.batch:09d}-{digest_artifact(partial)[:16]}.ckpt"
+            return partial.rename(self.folder / name)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(
+                f"a checkpoint cannot be written to {self.folder} ({_reason(error)}). Earlier ones are as they were: "
+                "make room and run the command again, or name another place with --checkpoints."
             ) from error
-        return True
+        finally:
+            remove(partial)
 
-    def _clear(self) -> None:
-        """Removes the states of another training: one of them beside one of this training would be a mixture."""
-        for name in NAMES:
-            remove(self._path(name))
-        if self._store is not None:
-            self._store.clear()
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if name in self._stored and self._store is not None and not _is_intact(path):
+            self._store.get(path)
+        if not _is_intact(path):
+            raise ArtifactError(f"{path}: damaged checkpoint (its SHA-256 is not the one in its name).")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (EOFError, KeyError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
+            raise ArtifactError(f"{path}: unreadable checkpoint ({' '.join(str(error).split())}).") from error
+        return state
 
-    def _agree(self, store: CheckpointStore, kept: Collection[str]) -> None:
-        """Brings both to the same states: the store's, unless it has none to go on from but the folder has."""
-        files = [self._path(name) for name in NAMES]
-        has_last = self._path("last").name in kept
-        for file in files:
-            if has_last and file.name in kept:
-                store.get(file)
-            elif not has_last and file.is_file():
-                store.put(file)
+    def _drop(self, name: str) -> None:
+        remove(self.folder / name)
+        if self._store is not None and name in self._stored:
+            self._store.drop(name)
+            self._stored.remove(name)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}{self._suffix}.ckpt"
+
+def open_round(context: Context, number: int = 0) -> Checkpoints | None:
+    """The checkpoints of one of the trainings of a run; None in all processes but the first.
+
+    Args:
+        context: where they lie. If nothing is to be resumed, round 0 removes what all rounds have left.
+        number: of the round, from 0. The states of the rounds before it stay: they are needed to resume it.
+
+    Raises:
+        StorageError: the folder or the store cannot be written.
+    """
+    if not context.launch.is_first:
+        return None
+    if not context.resume and number == 0:
+        remove(context.checkpoints)
+    resume = context.resume or number > 0
+    return Checkpoints(context.checkpoints, resume=resume, store=context.checkpoint_store, course=f"round{number}")
 
 
 def _prove(folder: Path) -> None:
@@ -109,3 +164,16 @@ def _prove(folder: Path) -> None:
             f"checkpoints cannot be written to {folder} by user {os.geteuid()} of group {os.getegid()} "
             f"({error.strerror}): name a folder with --checkpoints that can, or mount one there"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file cannot be written; torch's own error at the end of it hides that of the disk before."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if error.__context__ is None else _reason(error.__context__)
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the file is there and has the digest that its name says."""
+    match = NAME.fullmatch(path.name)
+    return match is not None and path.is_file() and digest_artifact(path).startswith(match["digest"])

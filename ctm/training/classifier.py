@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.data.loaders import ShardDataset, make_loader
+from ctm.data.loaders import ShardDataset
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
 from ctm.evaluation.labels import LabelScore
@@ -21,13 +21,16 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ranking import has_learned
 from ctm.runtime.context import Context, Precision
-from ctm.training.checkpoints import Checkpoints
+from ctm.stage import Metrics
+from ctm.training.batches import make_loaders
+from ctm.training.checkpoints import open_round
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.device import GATE_STREAM, setup_fabric, step_seed
+from ctm.training.device import GATE_STREAM, MASKING_STREAM, at_least_fp32, pick_device, setup_fabric, step_seed
 from ctm.training.head_selection import HeadSelection
 from ctm.training.history import kept_row
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.optimiser import build_optimiser
+from ctm.training.processes import ALONE, Processes, joined
 
 __all__ = ["ClassifierTask", "train_classifier"]
 
@@ -42,12 +45,15 @@ class ClassifierTask:
     """
 
     monitor = "map"
-    methods = ("training_logits",)
+    methods: tuple[str, ...] = ("training_logits",)
 
-    def __init__(self, config: TrainClassifierConfig, classes: ClassTable, *, seed: int) -> None:
+    def __init__(
+        self, config: TrainClassifierConfig, classes: ClassTable, *, seed: int, processes: Processes = ALONE
+    ) -> None:
         self._config = config
         self._classes = classes
         self._seed = seed
+        self._processes = processes
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """The loss, and its parts.
@@ -58,12 +64,18 @@ class ClassifierTask:
             number of open heads: the expected one, or that of a given sparsity.
         """
         labels, config = batch["labels"], self._config
-        gates = torch.Generator().manual_seed(
-            step_seed(self._seed, GATE_STREAM, progress.step)
-        )  # the same on every rank
+        # The same in every process: its share of the batch is masked as it would be in the whole one.
+        masking = self._generator(*MASKING_STREAM, progress.epoch, progress.batch)
+        gates = self._generator(*GATE_STREAM, progress.step)
         masking_ratio = config.masking_ratio * progress.ramp(config.masking_warmup_epochs)
         logits = cast("ClassTokenViT", model).training_logits(
-            batch["image"], labels, masking_ratio=masking_ratio, gate_generator=gates
+            batch["image"],
+            labels,
+            masking_ratio=masking_ratio,
+            generator=masking,
+            gate_generator=gates,
+            rank=self._processes.rank,
+            world=self._processes.world,
         )
         bce = _bce(logits.masked, labels)
         parts = {"bce": bce, "bce_unmasked": _bce(logits.unmasked, labels)}
@@ -75,39 +87,57 @@ class ClassifierTask:
             parts["gates"] = cast("ClassTokenViT", model).gate_penalty()
             loss = loss + config.pruning_weight * progress.ramp(config.pruning_warmup_epochs) * parts["gates"]
         else:
-            parts["gates"] = loss.new_tensor(_open_heads(model))
+            parts["gates"] = _open_heads(model).to(loss.dtype)
         return {"loss": loss, **parts}
+
+    def _generator(self, *stream: int) -> torch.Generator:
+        return torch.Generator().manual_seed(step_seed(self._seed, *stream))
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
         """Unmasked loss, mAP beside chance, the patch head's mAP, multi-label accuracy, and how many heads are open."""
-        score, patches = LabelScore(self._classes), LabelScore(self._classes)
-        losses = []
-        has_patch_head = False
-        for batch in batches:
-            labels = batch["labels"]
-            logits = cast("ClassTokenViT", model).training_logits(batch["image"], labels, masking_ratio=0.0)
-            losses.append(binary_cross_entropy_with_logits(logits.unmasked.float(), labels.float(), reduction="none"))
-            score.update(logits.unmasked, labels)
-            if logits.patches is not None:
-                has_patch_head = True
-                patches.update(logits.patches, labels)
-        scores = score.compute()
+        seen = [self._read(cast("ClassTokenViT", model), batch) for batch in batches]
+        parts = [part for process in self._processes.gather(seen) for part in process]
+        images = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        in_order = images.pop("index").argsort()
+        images = {name: values[in_order] for name, values in images.items()}
+        scores = self._score(images["logits"], images["labels"])
         return {
-            "loss": float(torch.cat(losses).mean()),
+            "loss": float(images["loss"].mean()),
             "map": scores["map"],
-            **({"patch_map": patches.compute()["map"]} if has_patch_head else {}),
+            **({"patch_map": self._score(images["patches"], images["labels"])["map"]} if "patches" in images else {}),
             "accuracy": scores["accuracy"],
             "chance_map": scores["chance_map"],
-            "open_heads": _open_heads(model),
+            "open_heads": int(_open_heads(model)),
         }
+
+    def _read(self, model: ClassTokenViT, batch: Batch) -> dict[str, Tensor]:
+        """What the figures of a batch are made of, image by image, on the CPU."""
+        labels = batch["labels"]
+        logits = model.training_logits(batch["image"], labels, masking_ratio=0.0)
+        unmasked = at_least_fp32(logits.unmasked)
+        found = {
+            "index": batch["index"],
+            "labels": labels,
+            "logits": unmasked,
+            "loss": binary_cross_entropy_with_logits(unmasked, labels.to(unmasked.dtype), reduction="none"),
+        }
+        if logits.patches is not None:
+            found["patches"] = logits.patches
+        return {name: tensor.cpu() for name, tensor in found.items()}
+
+    def _score(self, logits: Tensor, labels: Tensor) -> Metrics:
+        score = LabelScore(self._classes)
+        score.update(logits, labels)
+        return score.compute()
 
 
 def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(logits.float(), labels.float())
+    logits = at_least_fp32(logits)
+    return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
-def _open_heads(model: nn.Module) -> int:
-    return sum(int(gate.open_heads().sum()) for gate in cast("ClassTokenViT", model).gates)
+def _open_heads(model: nn.Module) -> Tensor:
+    return torch.stack([gate.open_heads().sum() for gate in cast("ClassTokenViT", model).gates]).sum()
 
 
 def train_classifier(
@@ -129,39 +159,27 @@ def train_classifier(
         ModelError: the model cannot be built as asked, the loss is not finite, or every head was shut.
     """
     inputs = InputSpec(model.size, data.channels, data.scale, data.mean, data.std)
-    fabric = setup_fabric(context.device, precision)
-    task = ClassifierTask(training, data.classes, seed=seed)
+    device = pick_device(context.device, context.launch)
     torch.manual_seed(seed)
     network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)
-    optimiser = build_optimiser(
-        network,
-        training,
-        rates={
-            "backbone": training.lr,
-            "head": training.head_lr,
-            "gates": training.gate_lr if training.sparsity is None else 0.0,
-        },
-        group_of=_group_of,
-    )
     train = ShardDataset(data.split("train"), inputs, augment=training.augment, seed=seed)
-    val = ShardDataset(data.split("val"), inputs)
-    loaders = {
-        "train": make_loader(train, batch_size=training.batch_size, shuffle=True, seed=seed, workers=context.workers),
-        "val": make_loader(val, batch_size=training.batch_size, shuffle=False, seed=seed, workers=context.workers),
-    }
-    history = fit(
-        task,
-        network,
-        optimiser,
-        fabric=fabric,
-        loaders=loaders,
-        config=training,
-        seed=seed,
-        checkpoints=Checkpoints(context.checkpoints, resume=context.resume, store=context.checkpoint_store),
-        methods=task.methods,
-        before_step=_head_selection(network, training, batches=len(loaders["train"])),
+    loaders = make_loaders(
+        {"train": train, "val": ShardDataset(data.split("val"), inputs)}, training, seed=seed, context=context
     )
-    network.cpu()
+    with joined(context.launch, device) as processes:
+        history = fit(
+            ClassifierTask(training, data.classes, seed=seed, processes=processes),
+            network,
+            build_optimiser(network, training, rates=_rates(training), group_of=_group_of, device=device),
+            fabric=setup_fabric(device, precision, processes),
+            loaders=loaders,
+            config=training,
+            seed=seed,
+            checkpoints=open_round(context),
+            processes=processes,
+            before_step=_head_selection(network, training, batches=len(loaders["train"])),
+        )
+    network.cpu().float()
     _warn_of_chance(kept_row(history, keep=training.keep, monitor="val_map"))
     if not any(bool(gate.open_heads().any()) for gate in network.gates):
         raise ModelError(
@@ -169,6 +187,12 @@ def train_classifier(
             "train_classifier.pruning_weight or gate_lr, or lengthen pruning_warmup_epochs."
         )
     return network, inputs, history
+
+
+def _rates(config: TrainClassifierConfig) -> dict[str, float]:
+    """Peak learning rates; gates whose heads are closed on a schedule are no parameters to be learned."""
+    gates = config.gate_lr if config.sparsity is None else 0.0
+    return {"backbone": config.lr, "head": config.head_lr, "gates": gates}
 
 
 def _head_selection(network: ClassTokenViT, config: TrainClassifierConfig, *, batches: int) -> HeadSelection | None:

@@ -23,7 +23,7 @@ class TrainingConfig(Config):
     """Passes over the train split."""
 
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Images in one forward pass of one process."""
+    """Images in one forward and backward pass of all processes together: each of four GPUs takes a quarter of them."""
 
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed before the optimiser steps."""
@@ -48,6 +48,14 @@ class TrainingConfig(Config):
 
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training images."""
+
+    compile: bool = False
+    """Compiles the network (torch.compile), which takes a minute or so at the start and pays in long trainings on a
+    GPU; where that is not possible it trains as it is, with a warning."""
+
+    grad_checkpointing: bool = False
+    """Computes the activations of each block a second time in the backward pass instead of keeping them: for networks
+    or images that do not fit into memory; a step takes about a third longer."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> TrainingConfig:

@@ -7,41 +7,75 @@ import warnings
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from ctm.errors import ModelError
-from ctm.runtime.context import Device, Precision
+from ctm.runtime.context import SINGLE, Device, Launch, Precision
+from ctm.training.processes import ALONE, Processes
 
-__all__ = ["GATE_STREAM", "STEP_STREAM", "pick_device", "setup_fabric", "step_seed"]
+__all__ = [
+    "GATE_STREAM",
+    "MASKING_STREAM",
+    "PROCESS_STREAM",
+    "at_least_fp32",
+    "pick_device",
+    "setup_fabric",
+    "step_seed",
+]
 
-STEP_STREAM, GATE_STREAM = 0, 1
-"""First numbers of the streams of ``step_seed``: what each rank draws for itself, and what all ranks share."""
+MASKING_STREAM, GATE_STREAM, PROCESS_STREAM = (0, 0), (1,), (2,)
+"""First numbers of the streams of ``step_seed``: the masking of a batch of all processes together, the gates, which all
+processes share, and what each draws for itself, such as dropout."""
 
-FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp64": "64-true"}
 
 
-def pick_device(device: Device) -> torch.device:
-    """The torch device for a stage without training.
+def pick_device(device: Device, launch: Launch = SINGLE) -> torch.device:
+    """The torch device for a process of a stage.
 
     Raises:
-        ModelError: a GPU is asked for and there is none.
+        ModelError: a GPU is asked for and there is none, or fewer than processes.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    found = torch.cuda.device_count() if torch.cuda.is_available() and device != "cpu" else 0
+    if device == "cuda" and not found:
         raise ModelError("--device cuda: no CUDA device can be used here. Use --device cpu, or auto.")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if found and launch.local_world > found:
+        raise ModelError(
+            f"{launch.local_world} processes on this machine, and {found} GPUs: start as many processes as GPUs "
+            "(torchrun --nproc-per-node, CTM_NPROC in a container), or use --device cpu."
+        )
+    return torch.device("cuda", launch.local_rank) if found else torch.device("cpu")
 
 
-def setup_fabric(device: Device, precision: Precision) -> Fabric:
-    """Lightning Fabric on one device.
+def setup_fabric(device: torch.device, precision: Precision, processes: Processes = ALONE) -> Fabric:
+    """Lightning Fabric on this process's device; with several processes, gradients are their mean.
 
     Raises:
-        ModelError: the device is missing, or cannot train in the precision.
+        ModelError: the device cannot train in the precision.
     """
-    kind = pick_device(device).type
-    if precision == "fp16" and kind == "cpu":
+    if precision == "fp16" and device.type == "cpu":
         raise ModelError("precision: fp16 trains on a GPU only. Use fp32 or bf16 on the CPU.")
+    launch = processes.launch
+    several = DDPStrategy(find_unused_parameters=True) if launch.world > 1 else "auto"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fabric advises on hardware that the user has not chosen
-        return Fabric(accelerator=kind, devices=1, precision=FABRIC_PRECISION[precision])  # type: ignore[arg-type]
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=launch.local_world if launch.world > 1 else [device.index or 0] if device.type == "cuda" else 1,
+            num_nodes=launch.world // launch.local_world,
+            precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+            strategy=several,
+        )
+        fabric.launch()
+    # Said of networks that do use all their parameters; some of segmentation-models-pytorch's do not.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return fabric
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """The logits of half precision in single precision, in which losses and scores are computed; others as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def step_seed(seed: int, *stream: int) -> int:

@@ -7,25 +7,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ctm.data.classes import ClassTable, check_same_classes
+from ctm.data.classes import IGNORE, ClassTable, check_same_classes
 from ctm.data.inputs import InputSpec
-from ctm.data.loaders import ShardDataset, make_loader
+from ctm.data.loaders import ShardDataset
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.evaluation.masks import MaskScore
 from ctm.models.segmenter import SegmenterSpec, build_segmenter, freeze_encoder
 from ctm.runtime.context import Context, Precision
+from ctm.training.batches import make_loaders
+from ctm.training.checkpoints import open_round
 from ctm.training.config import TrainSegmenterConfig
-from ctm.training.device import setup_fabric
+from ctm.training.device import at_least_fp32, pick_device, setup_fabric
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.noisy_labels import LOSSES
 from ctm.training.optimiser import build_optimiser
-from ctm.training.self_training import number_rows, round_checkpoints, write_own_masks
+from ctm.training.processes import ALONE, Processes, joined
+from ctm.training.self_training import number_rows, write_own_masks
+from ctm.training.statistics import share_statistics
 
 __all__ = ["SegmenterTask", "train_segmenter"]
 
@@ -36,15 +40,25 @@ class SegmenterTask:
     """A loss over every decided pixel of the masks."""
 
     monitor = "pseudo_miou"
+    methods: tuple[str, ...] = ()
 
-    def __init__(self, classes: ClassTable, *, loss: str = "ce") -> None:
+    def __init__(self, classes: ClassTable, *, loss: str = "ce", processes: Processes = ALONE) -> None:
         self._classes = classes
         self._loss = LOSSES[loss]
+        self._processes = processes
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Mean loss over the pixels that are not ignored; 0 where all of them are."""
-        logits = model(batch["image"]).float()  # (B, K, H, W)
-        return {"loss": self._loss(logits, batch["mask"])}
+        """Mean loss over the pixels that are not ignored; 0 where all of them are.
+
+        The mean of several processes is that of all their pixels: each counts by how many it has.
+        """
+        mask = batch["mask"]
+        logits = at_least_fp32(model(batch["image"]))  # (B, K, H, W)
+        loss = self._loss(logits, mask)
+        if self._processes.world > 1:
+            decided = (mask != IGNORE).sum().double()
+            loss = loss * (decided / self._processes.mean(decided).clamp(min=1)).to(loss.dtype)
+        return {"loss": loss}
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
         """Agreement with the pseudo-masks of the val split: no truth is involved."""
@@ -53,6 +67,7 @@ class SegmenterTask:
             predicted = model(batch["image"]).argmax(dim=1).to(torch.uint8).cpu().numpy()
             for mask, pseudo in zip(predicted, batch["mask"].to(torch.uint8).cpu().numpy(), strict=True):
                 score.update(mask, pseudo)
+        score.matrix = np.sum(self._processes.gather(score.matrix), axis=0)
         return {"pseudo_miou": score.compute()["miou"]}
 
 
@@ -69,8 +84,7 @@ def train_segmenter(
     """Trains a segmenter on the images of ``data`` and the masks of ``pseudomasks``, in rounds if that is asked for.
 
     Every round starts from the same weights. Its masks are those that the segmenter of the round before gives the train
-    images; an interrupted run goes through its finished rounds again without training, and so ends in the same bytes
-    (but for fp16, whose loss scale starts anew).
+    images; an interrupted run goes through its finished rounds again without training, and so ends in the same bytes.
 
     Returns:
         The model on the CPU in eval mode, its specification, what it does to a stored image, and one row an epoch, with
@@ -82,22 +96,26 @@ def train_segmenter(
         ModelError: the segmenter cannot be built as asked, or the loss is not finite.
     """
     check_same_classes(shards=data.classes, pseudomasks=pseudomasks.classes)
-    course = _Course(
-        data=data,
-        pseudomasks=pseudomasks,
-        inputs=InputSpec(image_size, data.channels, data.scale, data.mean, data.std),
-        spec=SegmenterSpec(training.arch, training.encoder, training.options),
-        training=training,
-        seed=seed,
-        fabric=setup_fabric(context.device, precision),
-        context=context,
-    )
-    network, history = course.learn(_first_lesson(data, pseudomasks, training), number=0)
-    for number in range(1, training.self_training + 1):
-        logger.info("self-training, round %d of %d", number, training.self_training)
-        network, rows = course.learn(course.next_lesson(network, number=number), number=number)
-        history += rows
-    return network.cpu(), course.spec, course.inputs, history
+    device = pick_device(context.device, context.launch)
+    with joined(context.launch, device) as processes:
+        course = _Course(
+            data=data,
+            pseudomasks=pseudomasks,
+            inputs=InputSpec(image_size, data.channels, data.scale, data.mean, data.std),
+            spec=SegmenterSpec(training.arch, training.encoder, training.options),
+            training=training,
+            seed=seed,
+            precision=precision,
+            context=context,
+            device=device,
+            processes=processes,
+        )
+        network, history = course.learn(_first_lesson(data, pseudomasks, training), number=0)
+        for number in range(1, training.self_training + 1):
+            logger.info("self-training, round %d of %d", number, training.self_training)
+            network, rows = course.learn(course.next_lesson(network, number=number), number=number)
+            history += rows
+    return network.cpu().float(), course.spec, course.inputs, history
 
 
 @dataclass(frozen=True)
@@ -119,43 +137,50 @@ class _Course:
     spec: SegmenterSpec
     training: TrainSegmenterConfig
     seed: int
-    fabric: Fabric
+    precision: Precision
     context: Context
+    device: torch.device
+    processes: Processes
 
     def learn(self, lesson: _Lesson, *, number: int) -> tuple[nn.Module, list[dict[str, Any]]]:
         """Trains a fresh segmenter; returns it and its rows of the history. Round 0 is the first."""
         network = self._fresh()
         history = fit(
-            SegmenterTask(self.data.classes, loss=self.training.loss),
+            SegmenterTask(self.data.classes, loss=self.training.loss, processes=self.processes),
             network,
             build_optimiser(
                 network,
                 self.training,
                 rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
                 group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
+                device=self.device,
             ),
-            fabric=self.fabric,
+            fabric=setup_fabric(self.device, self.precision, self.processes),
             loaders=self._loaders(lesson),
             config=self.training,
             seed=self.seed,
-            checkpoints=round_checkpoints(self.context, number),
+            checkpoints=open_round(self.context, number),
+            processes=self.processes,
         )
         return network, number_rows(history, number) if self.training.self_training else history
 
     def next_lesson(self, network: nn.Module, *, number: int) -> _Lesson:
         """The train split as ``network`` sees it, for the round of that number."""
-        masks = write_own_masks(
-            self.context.checkpoints / f"masks-{number}",
-            network,
-            self.data.split("train"),
-            self.pseudomasks.split("train"),
-            self.inputs,
-            classes=self.data.classes,
-            device=self.fabric.device,
-            batch_size=self.training.batch_size,
-            workers=self.context.workers,
-        )
-        return _Lesson(masks)
+        folder = self.context.checkpoints / f"masks-{number}"
+        if self.processes.is_first:
+            write_own_masks(
+                folder,
+                network,
+                self.data.split("train"),
+                self.pseudomasks.split("train"),
+                self.inputs,
+                classes=self.data.classes,
+                device=self.device,
+                batch_size=self.training.batch_size,
+                workers=self.context.workers,
+            )
+        self.processes.wait()
+        return _Lesson(ShardFolder.open(folder).split("train"))
 
     def _fresh(self) -> nn.Module:
         """A segmenter with its first weights, the same in every round."""
@@ -164,7 +189,7 @@ class _Course:
         network = build_segmenter(self.spec, self.inputs, num_classes=classes, pretrained=self.training.pretrained)
         if self.training.freeze_encoder:
             freeze_encoder(network)
-        return network
+        return share_statistics(network, self.device, self.processes)
 
     def _loaders(self, lesson: _Lesson) -> dict[str, DataLoader[Batch]]:
         """Batches of train with the masks to be learned, and of val with its pseudo-masks if it has any.
@@ -186,16 +211,7 @@ class _Course:
         if "val" in self.pseudomasks.splits:
             val = self.pseudomasks.split("val")
             datasets["val"] = ShardDataset(self.data.split("val"), self.inputs, masks=val)
-        return {
-            name: make_loader(
-                dataset,
-                batch_size=self.training.batch_size,
-                shuffle=name == "train",
-                seed=self.seed,
-                workers=self.context.workers,
-            )
-            for name, dataset in datasets.items()
-        }
+        return make_loaders(datasets, self.training, seed=self.seed, context=self.context)
 
 
 def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:

@@ -20,33 +20,13 @@ from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.sample import encode_mask
 from ctm.data.shard_index import INDEX, ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
-from ctm.data.shards import CONFIDENCE, ShardFolder, Split
-from ctm.runtime.context import Context
+from ctm.data.shards import CONFIDENCE, Split
 from ctm.runtime.outputs import remove
 from ctm.runtime.progress import track
-from ctm.training.checkpoints import Checkpoints
 
-__all__ = ["OwnMask", "number_rows", "own_masks", "round_checkpoints", "write_own_masks"]
+__all__ = ["OwnMask", "number_rows", "own_masks", "write_own_masks"]
 
 logger = logging.getLogger(__name__)
-
-
-def round_checkpoints(context: Context, number: int) -> Checkpoints:
-    """The states of one round under names of their own: those of the rounds before it are needed to resume it.
-
-    Args:
-        context: where they lie. If nothing is to be resumed, round 0 removes what all rounds have left.
-        number: of the round, from 0 for the training on the first masks.
-
-    Raises:
-        ArtifactError: a state in the store is damaged.
-        StorageError: the folder or the store cannot be written.
-    """
-    if not context.resume and number == 0:
-        remove(context.checkpoints)
-    resume = context.resume or number > 0
-    suffix = f"-{number}" if number else ""
-    return Checkpoints(context.checkpoints, resume=resume, store=context.checkpoint_store, suffix=suffix)
 
 
 def number_rows(history: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
@@ -81,7 +61,7 @@ def write_own_masks(
     device: torch.device,
     batch_size: int,
     workers: int,
-) -> Split:
+) -> None:
     """Writes ``own_masks`` as mask shards, which an interrupted run finds again; they hold a confidence, too.
 
     Args:
@@ -116,7 +96,6 @@ def write_own_masks(
         write_index(
             folder, ShardIndex(kind="masks", classes=classes.names, background=classes.background, splits=splits)
         )
-    return ShardFolder.open(folder).split(images.name)
 
 
 @torch.inference_mode()

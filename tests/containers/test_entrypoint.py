@@ -69,10 +69,10 @@ def test_on_several_nodes_torchrun_meets_where_a_trainjob_says(engine, tmp_path)
     assert not found["standalone"]
 
 
-def test_ctm_says_that_it_does_not_train_as_several_processes(engine, tmp_path):
+def test_a_stage_of_one_process_refuses_several(engine, tmp_path):
     command = ["ctm-entrypoint", "prune-heads", "--shards", "/tmp/none", "--classifier", "/tmp/none"]
     config = json.dumps({"prune_heads": {"tolerance": 0.001, "check_images": 1}})
     ended = engine.run("train", *command, "--config", config, environment={"CTM_NPROC": "2"})
     assert ended.code != 0
     assert ended.text.count("error: prune-heads runs as one process, and torchrun has started 2 (WORLD_SIZE)") >= 1
-    assert "Set CTM_NPROC=1" in ended.text
+    assert "with CTM_NPROC=1" in ended.text

@@ -132,6 +132,14 @@ def test_the_digest_stands_in_the_objects_metadata(store, place, s3_server, tmp_
     assert head["Metadata"] == {"sha256": hashlib.sha256(data).hexdigest()}
 
 
+def test_a_dropped_file_is_gone_and_the_others_are_kept(store, place, s3_server, tmp_path):
+    for name in ("one.ckpt", "two.ckpt"):
+        write(tmp_path / name)
+        store.put(tmp_path / name)
+    store.drop("one.ckpt")
+    assert list(keys(s3_server, place)) == [f"{KEY}/two.ckpt"]
+
+
 def test_a_later_state_takes_the_place_of_the_one_before(store, tmp_path):
     for seed in (1, 2):
         data = write(tmp_path / "last.ckpt", 2000 - seed, seed=seed)
@@ -170,7 +178,7 @@ def test_a_state_that_is_not_as_it_was_put_is_an_error(store, place, s3_server, 
     data = write(tmp_path / "here" / "last.ckpt")
     store.put(tmp_path / "here" / "last.ckpt")
     replace(s3_server, place, *harm(data, {"sha256": hashlib.sha256(data).hexdigest()}))
-    message = rf"^{store.uri}/last.ckpt: damaged checkpoint .*SHA-256.*Remove it, or start anew with --resume never\.$"
+    message = rf"^{store.uri}/last.ckpt: damaged checkpoint .*SHA-256.*recorded with it\)\.$"
     with pytest.raises(ArtifactError, match=message):
         store.get(tmp_path / "there" / "last.ckpt")
     assert not list((tmp_path / "there").iterdir())

@@ -88,7 +88,7 @@ def kill_after_an_epoch(pods: Pods, server: SeaweedServer, place: str) -> None:
     client = server.client  # to make one takes a while
     disk, process = pods.start("--checkpoints", place)
     try:
-        while process.poll() is None and not any("/last" in name for name in names(server, place, client=client)):
+        while process.poll() is None and not any(".ckpt" in name for name in names(server, place, client=client)):
             time.sleep(0.02)
     finally:
         process.kill()
@@ -115,18 +115,22 @@ def test_a_killed_pods_training_goes_on_in_another_to_the_bytes_of_an_undisturbe
     assert pods.written(disk) == pods.written(tmp_path / "undisturbed")
 
 
-def test_a_checkpoint_that_was_cut_is_an_error_before_the_training(pods_of, s3_server, place):
+def test_where_every_checkpoint_was_cut_it_is_an_error_before_the_training(pods_of, s3_server, place):
     pods = pods_of("train_classifier")
     kill_after_an_epoch(pods, s3_server, place)
-    (name,) = names(s3_server, place)
-    where = {"Bucket": s3_server.bucket, "Key": f"{place.removeprefix(f's3://{s3_server.bucket}/')}/{name}"}
-    found = s3_server.client.get_object(**where)
-    data = found["Body"].read()
-    s3_server.client.put_object(**where, Body=data[: len(data) // 2], Metadata=found["Metadata"])
+    kept = names(s3_server, place)
+    for name in kept:
+        where = {"Bucket": s3_server.bucket, "Key": f"{place.removeprefix(f's3://{s3_server.bucket}/')}/{name}"}
+        found = s3_server.client.get_object(**where)
+        data = found["Body"].read()
+        s3_server.client.put_object(**where, Body=data[: len(data) // 2], Metadata=found["Metadata"])
     disk, code, log = pods.run("--checkpoints", place)
     assert code == 1
-    assert f"error: {place}/{name}: damaged checkpoint (its SHA-256 is not the one that was recorded" in log
-    assert "start anew with --resume never" in log
+    assert all(
+        f"{place}/{name}: damaged checkpoint (its SHA-256 is not the one that was recorded" in log for name in kept
+    )
+    assert "every checkpoint is damaged" in log
+    assert "Start anew with --resume never" in log
     assert "epoch" not in log
     assert not pods.written(disk)
 

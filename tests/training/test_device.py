@@ -22,18 +22,25 @@ def test_a_missing_gpu_is_told_when_it_is_asked_for_and_not_missed_otherwise():
 
 def test_half_precision_of_gpus_is_refused_on_the_cpu():
     with pytest.raises(ModelError, match=r"fp16 trains on a GPU only\. Use fp32 or bf16"):
-        setup_fabric("cpu", "fp16")
+        setup_fabric(torch.device("cpu"), "fp16")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_matrix_products_run_in_the_precision_and_weights_stay_in_fp32(precision: str, dtype: torch.dtype):
-    fabric = setup_fabric("cpu", precision)  # type: ignore[arg-type]
+    fabric = setup_fabric(torch.device("cpu"), precision)  # type: ignore[arg-type]
     layer = fabric.setup_module(torch.nn.Linear(2, 2))
     inside = []
     layer.module.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
     layer(torch.zeros(1, 2))
     assert inside == [dtype]
     assert layer.weight.dtype == torch.float32
+
+
+def test_in_double_precision_weights_inputs_and_outputs_are_double():
+    fabric = setup_fabric(torch.device("cpu"), "fp64")
+    layer = fabric.setup_module(torch.nn.Linear(2, 2))
+    with fabric.autocast():
+        assert layer.weight.dtype == layer(torch.zeros(1, 2)).dtype == torch.float64
 
 
 def test_every_step_has_a_seed_of_its_own_that_torch_takes():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ctm.data.loaders import EpochSampler
-from ctm.errors import ArtifactError, ModelError
+from ctm.errors import ModelError
+from ctm.runtime.preemption import Preempted, end_on_sigterm
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig, TrainingConfig
 from ctm.training.device import setup_fabric
@@ -46,6 +49,7 @@ class Regression:
     """Squared error; ``values`` replaces the score of each epoch, ``fail`` raises in that epoch's training."""
 
     monitor = "score"
+    methods = ()
 
     def __init__(
         self, *, values: tuple[float | None, ...] = (), fail: int | None = None, nan: int | None = None
@@ -101,7 +105,7 @@ def train(
         task or Regression(),
         model,
         build_optimiser(model, config, rates={"all": config.lr}, group_of=lambda name: "all"),
-        fabric=setup_fabric("cpu", "fp32"),
+        fabric=setup_fabric(torch.device("cpu"), "fp32"),
         loaders=loaders,
         config=config,
         seed=seed,
@@ -161,6 +165,75 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep
         write_history(tmp_path / f"{name}.csv", history)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert len(list(csv.reader((tmp_path / "two.csv").open()))) == 5
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    """SIGTERM as the command line handles it."""
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class Terminated(Regression):
+    """The process gets SIGTERM in that batch, counted from 1 over the training, or in that batch of the first val."""
+
+    def __init__(self, *, train: int | None = None, val: int | None = None) -> None:
+        super().__init__()
+        self._train, self._val = train, val
+
+    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        if len(self.progress) + 1 == self._train:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().losses(model, batch, progress)
+
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
+        def watched() -> Iterator[Batch]:
+            for number, batch in enumerate(batches, start=1):
+                if number == self._val:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return super().validate(model, watched())
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize(
+    "moment", [{"train": 1}, {"train": 2}, {"train": 5}, {"train": 8}, {"val": 1}, {"val": 5}, {"train": 20}], ids=str
+)
+def test_sigterm_at_any_moment_saves_a_state_from_which_the_very_same_weights_come(
+    sigterm: None, tmp_path: Path, moment: dict[str, int], keep: str
+):
+    undisturbed, rows = train(tmp_path / "a", keep=keep, accumulate=2)
+    task = Terminated(**moment)
+    with pytest.raises(Preempted):
+        train(tmp_path / "b", task, keep=keep, accumulate=2)
+    torch.manual_seed(12345)
+    rest = Regression()
+    resumed, again = train(tmp_path / "b", rest, keep=keep, accumulate=2)
+    assert same(resumed, undisturbed)
+    assert again == rows
+    assert len(task.progress) + len(rest.progress) == 4 * 5, "a batch was trained twice or left out"
+
+
+def test_in_a_long_epoch_states_are_saved_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ctm.training.loop.SECONDS_BETWEEN_STATES", 0.0)
+    undisturbed, rows = train(tmp_path / "a")
+
+    class Killed(Regression):
+        def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+            if len(self.progress) == 8:
+                raise KeyboardInterrupt
+            return super().losses(model, batch, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", Killed())
+    rest = Regression()
+    resumed, again = train(tmp_path / "b", rest)
+    assert len(rest.progress) == 20 - 8
+    assert same(resumed, undisturbed)
+    assert again == rows
 
 
 def test_a_resumed_run_trains_only_the_epochs_that_are_missing(tmp_path: Path):
@@ -232,17 +305,6 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path):
     task = Regression(values=(0.5, 0.7, 0.7, 0.7))
     model, _ = train(tmp_path, task, keep="best")
     assert same(model, task.seen[1])
-
-
-def test_a_best_epoch_that_is_gone_is_no_reason_to_keep_the_last(tmp_path: Path):
-    class Spoilt(Regression):
-        def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | None]:
-            for file in tmp_path.rglob("best.ckpt"):
-                file.unlink()
-            return super().validate(model, batches)
-
-    with pytest.raises(ArtifactError, match="the best state is gone"):
-        train(tmp_path, Spoilt(values=(0.9, 0.1, 0.1, 0.0)), keep="best")
 
 
 def test_without_a_score_the_last_epoch_is_kept(tmp_path: Path):
