@@ -14,7 +14,7 @@ from torch import nn
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.errors import ArtifactError, CtmError
+from ctm.errors import ArtifactError, CtmError, StorageError
 
 __all__ = ["read_model", "write_model"]
 
@@ -35,10 +35,16 @@ def write_model(
         classes: the classes that it tells apart.
         inputs: how images are prepared for it.
         about: JSON values from which ``read_model``'s ``build`` makes the model without its weights.
+
+    Raises:
+        StorageError: the disk does not take the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    try:
+        save_file(tensors, folder / "model.safetensors")
+    except SafetensorError as error:
+        raise StorageError(f"a model cannot be written to {folder} ({error}): make room and run it again.") from error
     description = {"format": FORMAT, "classes": asdict(classes), "inputs": inputs.to_dict(), **about}
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
