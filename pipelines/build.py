@@ -60,13 +60,14 @@ class Graph:
         # Kubeflow 2.17 refuses a task whose arguments refer to a parameter that it is not given, default or not.
         defaults = {name: port.default for name, port in component.component_spec.inputs.items()}
         arguments = {name: value for name, value in defaults.items() if value is not None} | arguments
-        task = self.place(component(**arguments), stage.profile, image)
+        task = self.place(component(**arguments), stage.profile, image, distributed=stage.distributed)
         self.outputs.update({(stage.name, port): output for port, output in task.outputs.items()})
 
-    def place(self, task: Any, profile: Profile, image: Any) -> Any:
+    def place(self, task: Any, profile: Profile, image: Any, *, distributed: bool = False) -> Any:
         """Gives a task its image and what the cluster's profile says."""
         task.set_container_image(image)
-        apply(task, self.cluster.needs(profile), self.cluster)
+        needs = self.cluster.needs(profile)
+        apply(task, needs if distributed else needs.of_one_process(), self.cluster)
         for name, value in self.labels.items():
             kubernetes.add_pod_label(task, name, value)
         return task

@@ -20,6 +20,9 @@ RUN_ID = ("CTM_RUN", "metadata.labels['pipeline/runid']")
 """Environment variable with the run's id, and where a pod has it. As a parameter it would make every cache entry miss,
 and in the arguments Kubeflow does not fill it in."""
 
+PROCESSES = "CTM_NPROC"
+"""Environment variable that tells a container's entrypoint how many processes to start."""
+
 Cpu = Annotated[str, BeforeValidator(str), StringConstraints(pattern=r"^(\d*\.)?\d+m?$")]
 """Cores, such as 4 or 500m."""
 
@@ -47,7 +50,7 @@ class Needs(Config):
     accelerator: str | None = None
     """Name of the resource, such as nvidia.com/gpu."""
     accelerators: Annotated[int, Field(ge=0)] = 0
-    """How many of it."""
+    """How many of it a stage gets that runs as several processes, one for each; others get one."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: list[Toleration] = Field(default_factory=list)
@@ -64,6 +67,10 @@ class Needs(Config):
         if bool(self.accelerator) != bool(self.accelerators):
             raise ValueError("give both accelerator and accelerators (1 or more), or neither")
         return self
+
+    def of_one_process(self) -> Needs:
+        """What a stage asks for that runs as one process."""
+        return self.model_copy(update={"accelerators": min(1, self.accelerators)})
 
 
 class CheckpointClaim(Config):
@@ -156,6 +163,8 @@ def apply(task: Any, needs: Needs, cluster: ClusterProfile) -> None:
     task.set_memory_request(needs.memory_request).set_memory_limit(needs.memory_limit)
     if needs.accelerator:
         task.set_accelerator_type(needs.accelerator).set_accelerator_limit(needs.accelerators)
+    if needs.accelerators > 1:
+        task.set_env_variable(PROCESSES, str(needs.accelerators))
     if needs.retries:
         task.set_retry(needs.retries, backoff_duration=f"{needs.backoff_seconds}s", backoff_factor=2.0)
     for key, value in needs.node_selector.items():

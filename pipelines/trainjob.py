@@ -52,8 +52,15 @@ def make_trainjob(
     tree: a claim with a copy of ``artifacts/`` has all that a stage reads.
 
     Raises:
-        PipelineError: the stage reads raw data that the cluster cannot reach.
+        PipelineError: the stage reads raw data that the cluster cannot reach, or runs as one process alone.
     """
+    processes = profile.nodes * profile.processes_per_node
+    if processes > 1 and not stage.distributed:
+        several = ", ".join(known.command for known in STAGES.values() if known.distributed)
+        raise PipelineError(
+            f"{stage.command} runs as one process, and the profile trainjob asks for {processes} (nodes x "
+            f"processes_per_node). Stages that run as several: {several}."
+        )
     resources: dict[str, Any] = {"cpu": profile.cpu, "memory": profile.memory}
     if profile.accelerator:
         resources[profile.accelerator] = str(profile.accelerators_per_node)

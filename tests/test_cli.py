@@ -187,7 +187,7 @@ def test_labels_and_the_place_of_the_manifest_are_as_told(place: Path, demo_raw:
     assert "--label run: expected NAME=VALUE" in fail("preprocess", "--raw", demo_raw, "--label", "run")
 
 
-def test_several_processes_are_refused_before_anything_is_read_where_a_stage_is_of_one(place: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_processes_are_refused_where_a_stage_is_of_one(place: Path, monkeypatch: pytest.MonkeyPatch):
     succeed("init", "demo")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "torchrun has started 2" in fail("prune-heads", "--shards", "nowhere", "--classifier", "nowhere")

@@ -42,6 +42,10 @@ class Compiled:
     def resources(self, stage: str) -> Any:
         return self.executors[f"exec-{STAGES[stage].command}"].container.resources
 
+    def environment(self, stage: str) -> dict[str, str]:
+        container = self.executors[f"exec-{STAGES[stage].command}"].container
+        return {variable.name: variable.value for variable in container.env}
+
     def pod(self, stage: str) -> KubernetesExecutorConfig:
         struct = MessageToDict(self.pods[f"exec-{STAGES[stage].command}"])
         return ParseDict(struct, KubernetesExecutorConfig())
@@ -134,6 +138,22 @@ def test_the_trainjob_has_a_section_of_its_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
-def test_no_profile_asks_for_more_accelerators_than_a_stage_uses(cluster: str):
+def test_stages_with_a_gpu_have_one_and_others_none(cluster: str):
     assert load_profile(cluster).needs(Profile.GPU).accelerators == 1
     assert load_profile(cluster).needs(Profile.CPU).accelerators == 0
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_stage_that_runs_as_several_processes_gets_all_gpus_of_the_profile_and_others_one(
+    kind: PipelineName, params: Params
+):
+    profile = load_profile("nvidia")
+    four = profile.model_copy(update={"gpu": profile.gpu.model_copy(update={"accelerators": 4})})
+    text = compile_text(kind, params, four)
+    assert check_package(text, allow_tags=False) == []
+    package = Compiled(text)
+    for stage in GPU_STAGES:
+        several = STAGES[stage].distributed
+        assert package.resources(stage).accelerator.resource_count == ("4" if several else "1")
+        assert package.environment(stage).get("CTM_NPROC") == ("4" if several else None)
+    assert {stage for stage in GPU_STAGES if STAGES[stage].distributed} >= {"train_classifier", "train_segmenter"}

@@ -51,10 +51,20 @@ def differences(written: Any, read: Any, place: str) -> list[str]:
     return [] if written == read else [f"{place}: {written!r} was read as {read!r}"]
 
 
-@pytest.mark.parametrize("profile", [PROFILE, WIDE], ids=["one", "wide"])
-@pytest.mark.parametrize("stage", STAGES)
+DISTRIBUTED = [name for name, stage in STAGES.items() if stage.distributed]
+
+
+@pytest.mark.parametrize(
+    ("stage", "profile"), [*((name, PROFILE) for name in STAGES), *((name, WIDE) for name in DISTRIBUTED)]
+)
 def test_trainers_own_models_read_every_field(stage: str, profile: TrainJobProfile):
     assert unknown_fields(manifest(stage, profile), models.TrainerV1alpha1TrainJob) == []
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name not in DISTRIBUTED])
+def test_a_stage_of_one_process_is_refused_as_several(stage: str):
+    with pytest.raises(PipelineError, match=r"runs as one process, and the profile trainjob asks for 32 .*train-class"):
+        manifest(stage, WIDE)
 
 
 def test_a_field_that_trainer_does_not_know_would_be_found():
