@@ -54,7 +54,8 @@ class GatedAttention(nn.Module):
         original_heads: number of heads before any was removed.
         kept_heads: original index of each head that is left.
         gate: None after the heads have been removed physically.
-        generator: source of the gate sample of the next forward pass; None: torch's global one.
+        held: the gates' values in the forward passes to come, (H,), where ``holding_gate`` gives them; None: a forward
+            pass takes its own.
     """
 
     def __init__(self, attention: Attention, gate: HardConcreteGate) -> None:
@@ -76,7 +77,7 @@ class GatedAttention(nn.Module):
         self.k_norm: nn.Module = attention.k_norm
         self.proj: nn.Linear = attention.proj
         self.gate: HardConcreteGate | None = gate
-        self.generator: torch.Generator | None = None
+        self.held: Tensor | None = None
         self.class_rows: ClassRows | None = None
         self.affinity: PatchAffinity | None = None
 
@@ -93,7 +94,8 @@ class GatedAttention(nn.Module):
         qkv = self.qkv(x).reshape(batch, length, 3, len(self.kept_heads), self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d) each
         q, k = self.q_norm(q), self.k_norm(k)
-        gate = None if self.gate is None else self.gate(self.generator).to(v.dtype)[:, None, None]  # (H, 1, 1)
+        values = self.sample_gate() if self.held is None else self.held
+        gate = None if values is None else values.to(v.dtype)[:, None, None]  # (H, 1, 1)
         if self.affinity is not None:
             _add_affinity(self.affinity, q * self.scale, keys=k, gate=gate)
         if self.class_rows is None:
@@ -104,6 +106,19 @@ class GatedAttention(nn.Module):
             rest = F.scaled_dot_product_attention(q[:, :, classes:], k, v, scale=self.scale)
             heads = torch.cat([(rows @ v).to(rest.dtype), _gated(rest, gate)], dim=2)
         return self._project(heads.transpose(1, 2).reshape(batch, length, -1))
+
+    def sample_gate(self, generator: torch.Generator | None = None) -> Tensor | None:
+        """One sample of the gates' values, (H,); see ``HardConcreteGate``. None after the gate has been removed."""
+        return None if self.gate is None else cast("Tensor", self.gate(generator))
+
+    @contextmanager
+    def holding_gate(self, values: Tensor | None) -> Iterator[None]:
+        """Gives the gates' values to every forward pass inside the context, which then draws nothing itself."""
+        self.held = values
+        try:
+            yield
+        finally:
+            self.held = None
 
     def keep_heads(self, heads: Sequence[int]) -> None:
         """Removes all other heads, and the gate, for good (method section 3); with none left only the bias stays."""

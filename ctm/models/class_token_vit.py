@@ -11,6 +11,7 @@ from timm.layers.attention import Attention
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ctm.errors import ModelError
 from ctm.models.attention import GatedAttention, record_class_rows
@@ -58,6 +59,7 @@ class ClassTokenViT(nn.Module):
         grid: rows and columns of patches at that size, (h0, w0).
         original_heads: heads of each block before pruning.
         patch_head: classifier of the patch tokens, if there is one.
+        grad_checkpointing: whether training computes a block's activations again instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, gates: GatesConfig, *, num_classes: int, in_channels: int) -> None:
@@ -92,6 +94,7 @@ class ClassTokenViT(nn.Module):
         self.norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
         self.head = nn.Linear(num_classes * vit.embed_dim, num_classes)
         self.patch_head = PatchHead(vit.embed_dim, num_classes) if config.patch_head else None
+        self.grad_checkpointing = False
 
     @property
     def patches(self) -> slice:
@@ -122,6 +125,14 @@ class ClassTokenViT(nn.Module):
         gates = {name for name, _ in self.named_parameters() if name.endswith("log_alpha")}
         tokens = {"class_tokens", "pos_embed"} | ({"register_token"} if self.register_token is not None else set())
         return tokens | gates
+
+    def set_grad_checkpointing(self, *, enable: bool = True) -> None:
+        """In training no activation inside a block is kept, which costs about a third more time; the name is timm's.
+
+        Chen et al., "Training deep nets with sublinear memory cost", 2016. Loss and gradients stay the same: each block
+        runs a second time in the backward pass, with the gates and the dropped paths of the first.
+        """
+        self.grad_checkpointing = enable
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of patches, (h0, w0), of images (B, channels, H, W).
@@ -209,11 +220,18 @@ class ClassTokenViT(nn.Module):
         stop: int | None = None,
         gate_generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Runs the blocks ``start`` to ``stop`` (exclusive; None: to the end), (B, N, D) -> (B, N, D)."""
+        """Runs the blocks ``start`` to ``stop`` (exclusive; None: to the end), (B, N, D) -> (B, N, D).
+
+        Each block's gates are drawn before it runs and handed to it: a block that runs again in the backward pass must
+        not draw anew.
+        """
+        again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
         for block, attention in zip(self.blocks[start:stop], self.attentions[start:stop], strict=True):
-            attention.generator = gate_generator
-            tokens = block(tokens)
-            attention.generator = None
+            gate = attention.sample_gate(gate_generator)
+            if again:
+                tokens = checkpoint(_run_block, block, tokens, gate, use_reentrant=False)
+            else:
+                tokens = _run_block(block, tokens, gate)
         return tokens
 
     def classify(self, tokens: Tensor) -> Tensor:
@@ -266,6 +284,12 @@ class ClassTokenViT(nn.Module):
             for rows in recorded:
                 total += rows[..., patches].sum(dim=1) / self.original_heads
         return total.reshape(len(images), -1, *grid), tokens
+
+
+def _run_block(block: nn.Module, tokens: Tensor, gate: Tensor | None) -> Tensor:
+    """One block under these values of its gates."""
+    with cast("GatedAttention", block.attn).holding_gate(gate):
+        return cast("Tensor", block(tokens))
 
 
 def _build_backbone(config: ModelConfig, in_channels: int) -> VisionTransformer:

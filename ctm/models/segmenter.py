@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -31,6 +31,7 @@ __all__ = [
     "load_segmenter",
     "read_supervision",
     "save_segmenter",
+    "set_grad_checkpointing",
 ]
 
 Supervision = Literal["pseudomasks", "truth"]
@@ -90,6 +91,37 @@ def freeze_encoder(model: nn.Module) -> None:
 def _hold_encoder(model: nn.Module, _images: Any) -> None:
     """Undoes what ``train()`` of the whole model has done to a frozen encoder."""
     cast("nn.Module", model.encoder).eval()
+
+
+def set_grad_checkpointing(model: nn.Module) -> None:
+    """Makes the encoder of a segmenter compute its activations again in the backward pass instead of keeping them.
+
+    Loss and gradients stay the same. Batch normalisation sees every batch a second time, so that its running
+    statistics move twice as fast: those of a network with such layers are not the ones without checkpointing.
+
+    Raises:
+        ModelError: the encoder cannot.
+    """
+    encoder: Any = model.encoder
+    try:
+        next(
+            network for network in _inside(encoder) if hasattr(network, "set_grad_checkpointing")
+        ).set_grad_checkpointing()
+    except (StopIteration, AssertionError) as error:  # timm's models that cannot fail an assertion
+        name = getattr(encoder, "name", type(encoder).__name__)
+        raise ModelError(
+            f"train_segmenter: the encoder {name} has no gradient checkpointing. Leave grad_checkpointing out, or "
+            "choose one of timm's encoders that has it: arch vit with any, another arch with one of prefix tu-, such "
+            "as tu-resnet18."
+        ) from error
+
+
+def _inside(encoder: nn.Module) -> Iterator[Any]:
+    """An encoder and the networks that it wraps, the outer first: smp wraps timm's, and timm its own."""
+    network: Any = encoder
+    while isinstance(network, nn.Module):
+        yield network
+        network = getattr(network, "model", None)
 
 
 def save_segmenter(

@@ -119,7 +119,79 @@ def test_the_gate_generator_fixes_the_gates_and_the_other_one_the_masking():
     assert torch.equal(logits(1, 1), logits(1, 1))
     assert not torch.equal(logits(1, 1), logits(2, 1))
     assert not torch.equal(logits(1, 1), logits(1, 2))
-    assert all(attention.generator is None for attention in model.attentions)
+    assert all(attention.held is None for attention in model.attentions)
+
+
+def training_step(
+    model: ClassTokenViT, images: torch.Tensor, present: torch.Tensor, *, bf16: bool = False
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and gradients of a step whose draws are always the same."""
+    torch.manual_seed(3)  # the dropped paths
+    gates, masks = (torch.Generator().manual_seed(seed) for seed in (1, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        logits = model.training_logits(images, present, masking_ratio=0.5, gate_generator=gates, generator=masks)
+    loss = logits.masked.float().square().sum() + logits.patches.float().square().sum() + model.gate_penalty()
+    model.zero_grad()
+    loss.backward()
+    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("hard", [False, True])
+def test_gradient_checkpointing_changes_neither_the_loss_nor_a_gradient(bf16: bool, hard: bool):
+    config = ModelConfig(
+        backbone="test_vit", image_size=(16, 16), patch_size=4, depth=3, drop_path=0.5, patch_head=True
+    )
+    torch.manual_seed(0)
+    model = ClassTokenViT(config, GatesConfig(hard=hard), num_classes=5, in_channels=3)
+    for gate in model.gates:
+        nn.init.zeros_(gate.log_alpha)  # half of the heads are shut, others in each step
+    images, present = torch.randn(4, 3, 16, 16), torch.rand(4, 5) < 0.4
+    loss, gradients = training_step(model, images, present, bf16=bf16)
+    model.set_grad_checkpointing()
+    again, others = training_step(model, images, present, bf16=bf16)
+    assert torch.equal(again, loss)
+    assert [name for name in gradients if not torch.equal(gradients[name], others[name])] == []
+    model.set_grad_checkpointing(enable=False)
+    assert not model.grad_checkpointing
+
+
+def test_gates_drawn_from_the_global_generator_survive_checkpointing():
+    model, images = tiny(), torch.randn(2, 3, 8, 12)
+    for gate in model.gates:
+        nn.init.zeros_(gate.log_alpha)
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model.zero_grad()
+        model(images).sum().backward()
+        gradients.append(model.class_tokens.grad.clone())
+        model.set_grad_checkpointing()
+    assert torch.equal(*gradients)
+
+
+def test_a_second_forward_pass_before_the_backward_pass_keeps_its_own_gates():
+    model, images = tiny(), torch.randn(2, 3, 8, 12)
+    for gate in model.gates:
+        nn.init.zeros_(gate.log_alpha)
+    gradients = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(7)
+        model.zero_grad()
+        first, second = (model.classify(model.encode(model.embed(images), gate_generator=generator)) for _ in range(2))
+        (first.sum() + second.square().sum()).backward()
+        gradients.append(model.pos_embed.grad.clone())
+        model.set_grad_checkpointing()
+    assert torch.equal(*gradients)
+
+
+def test_gradient_checkpointing_keeps_nothing_inside_a_block_and_ends_with_training():
+    model, images = tiny(), torch.randn(2, 3, 8, 12)
+    inside = (2, 12, 4 * 24)  # what leaves the first layer of a block's MLP
+    assert inside in shapes_kept_by_autograd(model, images)
+    model.set_grad_checkpointing()
+    assert inside not in shapes_kept_by_autograd(model, images)
+    assert inside in shapes_kept_by_autograd(model.eval(), images)
 
 
 def test_a_closed_gate_takes_exactly_its_head_out():

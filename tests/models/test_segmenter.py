@@ -15,7 +15,14 @@ from torch import nn
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, ModelError
-from ctm.models.segmenter import SegmenterSpec, build_segmenter, load_segmenter, read_supervision, save_segmenter
+from ctm.models.segmenter import (
+    SegmenterSpec,
+    build_segmenter,
+    load_segmenter,
+    read_supervision,
+    save_segmenter,
+    set_grad_checkpointing,
+)
 
 CLASSES = ClassTable(("background", "cat", "dog"), background=0)
 TINY = SegmenterSpec("unet", "resnet18", {"encoder_depth": 3, "decoder_channels": [8, 8, 8]})
@@ -175,3 +182,48 @@ def test_an_unknown_supervision_is_an_artifact_error(tmp_path: Path):
     edit(tmp_path, supervision="guesses")
     with pytest.raises(ArtifactError, match="learned from 'guesses'"):
         read_supervision(tmp_path)
+
+
+VIT = {"patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 3, "decoder_channels": 8}
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    model.zero_grad()
+    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "options"),
+    [
+        ("vit", "test_vit", VIT | {"drop_path_rate": 0.5}),
+        ("unet", "tu-test_resnet", {"encoder_depth": 3, "decoder_channels": [8, 8, 8]}),
+        ("dpt", "tu-vit_tiny_patch16_224", {}),
+    ],
+)
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(
+    arch: str, encoder: str, options: dict[str, Any]
+):
+    model = build(arch, encoder, size=(64, 64), **options)
+    kept: list[int] = []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[-1] += tensor.numel()
+        return tensor
+
+    found = []
+    for _ in range(2):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(torch.randn(2, 3, 64, 64))
+        found.append(gradients(model))
+        set_grad_checkpointing(model)
+    assert kept[1] < 0.95 * kept[0]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_an_encoder_without_gradient_checkpointing_is_refused_with_those_that_have_it():
+    with pytest.raises(ModelError, match=r"encoder ResNetEncoder has no gradient checkpointing.*arch vit.*prefix tu-"):
+        set_grad_checkpointing(build())
