@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ctm.errors import ModelError
 from ctm.models.attention import GatedAttention, record_class_rows
+from ctm.models.class_head import make_head
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.gates import HardConcreteGate
 from ctm.models.patch_head import PatchHead, pool_by_rank
@@ -47,9 +48,9 @@ class TrainingLogits(NamedTuple):
 class ClassTokenViT(nn.Module):
     """Multi-label classifier with class-specific tokens (Hanna & Borth, ICCV 2025, section 3).
 
-    The sequence is C class tokens, P patch tokens (row by row) and 1 register token, each with a learned position. One
-    dense layer maps the C concatenated output class tokens to C logits. Images of another size than the model's are
-    read with the patches' positions resized.
+    The sequence is C class tokens, P patch tokens (row by row) and 1 register token, each with a learned position. A
+    head maps the C output class tokens to C logits; see ``ctm.models.class_head``. Images of another size than the
+    model's are read with the patches' positions resized.
 
     Attributes:
         num_classes: number of class tokens C.
@@ -92,7 +93,7 @@ class ClassTokenViT(nn.Module):
         self.original_heads = self.attentions[0].original_heads
         # Backbones that pool their patches keep the final norm behind the pooling.
         self.norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
-        self.head = nn.Linear(num_classes * vit.embed_dim, num_classes)
+        self.head = make_head(config.head, num_classes, vit.embed_dim)
         self.patch_head = PatchHead(vit.embed_dim, num_classes) if config.patch_head else None
         self.grad_checkpointing = False
 
@@ -187,11 +188,11 @@ class ClassTokenViT(nn.Module):
         classes = self.norm(tokens[:, : self.num_classes])
         masked = mask_absent_tokens(classes, present, masking_ratio, generator, rank=rank, world=world)
         with torch.no_grad():
-            unmasked = self.head(classes.flatten(1))
+            unmasked = self.head(classes)
         scores = None
         if self.patch_head is not None:
             scores = pool_by_rank(self.patch_head(self.norm(tokens[:, self.patches_of(self.grid_of(images))])))
-        return TrainingLogits(self.head(masked.flatten(1)), unmasked, scores)
+        return TrainingLogits(self.head(masked), unmasked, scores)
 
     def embed(self, images: Tensor) -> Tensor:
         """The sequence that enters the first block, (B, C + P + 1, D)."""
@@ -237,7 +238,7 @@ class ClassTokenViT(nn.Module):
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits (B, C) from the last block's output (B, N, D)."""
         classes = self.norm(tokens[:, : self.num_classes])
-        return cast("Tensor", self.head(classes.flatten(1)))
+        return cast("Tensor", self.head(classes))
 
     def patch_scores(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """The patch head's logits of every patch, (B, C, h0, w0), from the last block's output (B, N, D).

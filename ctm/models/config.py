@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,10 @@ class ModelConfig(Config):
 
     patch_head: bool = False
     """Trains a second classifier on the patch tokens, which the map strategies cam and fused read."""
+
+    head: Literal["dense", "diagonal"] = "dense"
+    """dense: the paper's one layer from all C class tokens to C logits, C²·D weights; diagonal: each logit from its own
+    class token alone, C·D weights, for data sets of many classes (Query2Label 2021)."""
 
     register_token: bool = True
     """One token more that belongs to no class and no patch; false only to see what it is worth."""

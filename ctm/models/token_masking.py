@@ -20,7 +20,8 @@ def mask_absent_tokens(
     """Zeroes each absent class's token with probability ``ratio``; tokens of present classes are never masked.
 
     Hanna & Borth, ICCV 2025, class-specific token masking. A masked token is exact zeros and the others are not
-    rescaled. Draws are independent for each image and class.
+    rescaled. Draws are independent for each image and class. What a zero token tells a logit is the head's matter; see
+    ``ctm.models.class_head``.
 
     Args:
         tokens: output class tokens, (B, C, D).

@@ -96,6 +96,12 @@ def test_a_patch_head_adds_its_one_layer_and_the_register_is_one_token_with_its_
     assert plain["tokens"] - without["tokens"] == 1
 
 
+def test_a_diagonal_head_has_one_row_of_weights_a_class():
+    dense, diagonal = (describe(load_preset("ade20k", [f"model.head={head}"])) for head in ("dense", "diagonal"))
+    assert int(dense["parameters"]) - int(diagonal["parameters"]) == 151 * 150 * 768  # type: ignore[arg-type]
+    assert dense["tokens"] == diagonal["tokens"]
+
+
 def test_nothing_is_drawn_at_random_and_no_weights_are_looked_for():
     state = torch.get_rng_state()
     describe(load_preset("demo", ["model.pretrained=nowhere.safetensors"]))

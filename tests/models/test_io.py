@@ -21,7 +21,7 @@ INPUTS = InputSpec(image_size=(8, 12), channels=2, scale=1 / 255, mean=(0.5, 0.4
 IMAGES = torch.randn(2, 2, 8, 12)
 
 
-def make_model(**settings: bool) -> ClassTokenViT:
+def make_model(**settings: object) -> ClassTokenViT:
     sizes = {"image_size": (8, 12), "patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 3}
     config = ModelConfig(backbone="vit_tiny_patch16_224", **sizes, **settings)
     gates = GatesConfig(initial=1.5, hard=False)
@@ -36,9 +36,10 @@ def save(folder: Path, model: ClassTokenViT) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("head", ["dense", "diagonal"])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(tmp_path: Path, pruned: bool):
-    model = prune_heads(make_model()) if pruned else make_model()
+def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(tmp_path: Path, pruned: bool, head: str):
+    model = prune_heads(make_model(head=head)) if pruned else make_model(head=head)
     loaded, classes, inputs = load_classifier(save(tmp_path / "new" / "folder", model))
     assert torch.equal(loaded(IMAGES), model(IMAGES))
     assert torch.equal(loaded.attention_maps(IMAGES)[0], model.attention_maps(IMAGES)[0])
@@ -64,7 +65,7 @@ def test_a_model_with_a_patch_head_or_without_register_comes_back(tmp_path: Path
 def test_a_model_written_before_there_were_these_parameters_loads_as_it_was(tmp_path: Path):
     model = make_model()
     written = json.loads((save(tmp_path, model) / "model.json").read_text())["model"]
-    del written["patch_head"], written["register_token"]
+    del written["patch_head"], written["register_token"], written["head"]
     edit(tmp_path, model=written)
     loaded, _, _ = load_classifier(tmp_path)
     assert torch.equal(loaded(IMAGES), model(IMAGES))

@@ -18,9 +18,11 @@ CLOSED = [[1], [0, 1, 2], [], [0, 2]]
 KEPT = [[0, 2], [], [0, 1, 2], [1]]
 
 
-def make_model(backbone: str = "vit_tiny_patch16_224", *, closed: list[list[int]] = CLOSED) -> ClassTokenViT:
+def make_model(
+    backbone: str = "vit_tiny_patch16_224", *, closed: list[list[int]] = CLOSED, head: str = "dense"
+) -> ClassTokenViT:
     config = ModelConfig(
-        backbone=backbone, image_size=(32, 48), patch_size=16, depth=len(closed), embed_dim=24, num_heads=3
+        backbone=backbone, image_size=(32, 48), patch_size=16, depth=len(closed), embed_dim=24, num_heads=3, head=head
     )
     torch.manual_seed(0)
     model = ClassTokenViT(config, GatesConfig(), num_classes=4, in_channels=2).eval()
@@ -46,6 +48,7 @@ def with_qk_norm(model: ClassTokenViT) -> ClassTokenViT:
 
 MODELS = {
     "plain": lambda: make_model(),
+    "diagonal-head": lambda: make_model(head="diagonal"),
     "qk-norm": lambda: with_qk_norm(make_model()),
     "layer-scale": lambda: make_model("test_vit2"),
     "without-qkv-bias": lambda: make_model("aimv2_large_patch14_224"),
