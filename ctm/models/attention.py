@@ -196,7 +196,7 @@ def _record_rows(record: ClassRows, queries: Tensor, *, keys: Tensor, gate: Tens
     return rows
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _add_affinity(record: PatchAffinity, queries: Tensor, *, keys: Tensor, gate: Tensor | None) -> None:
     """Adds the patch-to-patch part of each head's softmax, scaled queries and keys (B, H, N, d), to the record."""
     for head in range(queries.shape[1]):

@@ -259,13 +259,13 @@ class ClassTokenViT(nn.Module):
         scores = self.patch_head(self.norm(tokens[:, self.patches_of((rows, columns))]))
         return cast("Tensor", scores.transpose(1, 2).reshape(len(tokens), -1, rows, columns))
 
+    @torch.inference_mode()
     def attention_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The paper's aggregate map A_c of all blocks, (B, C, h0, w0), and logits (B, C), without gradient."""
         maps, tokens = self.class_attention(images)
-        with torch.no_grad():
-            return maps, self.classify(tokens)
+        return maps, self.classify(tokens)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def class_attention(self, images: Tensor, *, start: int = 0) -> tuple[Tensor, Tensor]:
         """Attention of class token c to the patches from block ``start`` on, no gradient.
 

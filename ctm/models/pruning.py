@@ -50,7 +50,7 @@ def compare_models(gated: ClassTokenViT, pruned: ClassTokenViT, images: Tensor) 
     return float(torch.stack([(one - other).abs().max() for one, other in pairs]).max())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def forward_seconds(model: ClassTokenViT, images: Tensor, *, repeats: int) -> float:
     """Median seconds of a forward pass over ``repeats`` runs, after one run to warm up."""
     seconds = []

@@ -1,8 +1,8 @@
-"""Pseudo-masks of a whole split, batch by batch: maps, refinement, assignment, mask values."""
+"""Pseudo-masks of a whole split: what the classifier says of each image becomes a mask of its size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctm.data.classes import ClassTable
+from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import Split
 from ctm.errors import ParamsError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.assign import assign, confident_argmax, mask_values
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.maps import class_maps
-from ctm.pseudomasks.pamr import refine_pixels
-from ctm.runtime.progress import track
+from ctm.pseudomasks.readings import Reading, read_split
 
-__all__ = ["PseudoMask", "check_fill", "extract_pseudomasks"]
+__all__ = ["PseudoMask", "check_fill", "decide", "extract_pseudomasks"]
 
 
 @dataclass(frozen=True)
@@ -55,85 +52,63 @@ def extract_pseudomasks(
     *,
     classes: ClassTable,
     config: ExtractConfig,
-    device: torch.device,
-    samples: Sequence[int] | None = None,
-    workers: int = 0,
-    description: str = "pseudo-masks",
+    **settings: Any,
 ) -> Iterator[PseudoMask]:
-    """Yields the pseudo-mask of every sample of ``split``, or of ``samples``; one batch is in memory at a time.
+    """Yields the pseudo-mask of every sample of ``split``, or of some; one batch is in memory at a time.
+
+    Args:
+        model: gated or pruned classifier.
+        split: the samples.
+        inputs: what the model takes.
+        classes: what the mask values mean.
+        config: the extraction, of a strategy other than auto.
+        settings: the other arguments of ``read_split``.
 
     Raises:
-        ParamsError: the fill rule does not fit the classes, the model has fewer blocks than are to be read, or the
-            strategy is still ``auto``.
+        ParamsError: the fill rule does not fit the classes; or see ``read_split``.
     """
     check_fill(config, classes)
-    if config.strategy == "auto":
-        raise ParamsError(
-            "extract_pseudomasks.strategy is auto, which names no masks: let ctm.pseudomasks.auto.choose take one of "
-            f"its recipes first ({', '.join(config.auto)})."
-        )
-    depth = len(model.blocks)
-    if config.blocks is not None and config.blocks > depth:
-        raise ParamsError(
-            f"extract_pseudomasks.blocks is {config.blocks}, but the classifier has {depth} blocks: "
-            f"choose 1 to {depth}, or null for all."
-        )
-    model = model.to(device).eval().requires_grad_(False)  # relevance needs no gradient of the weights
-    dataset = ShardDataset(split, inputs, samples=samples)
-    loader = make_loader(dataset, batch_size=config.batch_size, shuffle=False, seed=0, workers=workers)
-    for batch in track(loader, description=description, unit="batch"):
-        images = batch["image"].to(device)
-        given = batch["labels"].to(device) if config.label_source == "image" else None
-        found = class_maps(model, images, given, config, threshold=config.threshold)
-        logits, candidates = found.logits.float().cpu(), found.candidates.cpu()
-        for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
-            mask, confidence = _decide(
-                images[row],
-                found.maps[row],
-                config,
-                probabilities=logits[row].sigmoid(),
-                candidates=candidates[row],
-                size=(size[0], size[1]),
-            )
-            yield PseudoMask(
-                index=index,
-                mask=mask_values(mask, classes),
-                maps=found.maps[row].float().cpu().numpy(),
-                candidates=candidates[row].numpy(),
-                logits=logits[row].numpy(),
-                confidence=confidence,
-            )
+    for reading in read_split(model, split, inputs, config=config, **settings):
+        yield decide(reading, classes=classes, config=config)
 
 
-def _decide(
-    image: Tensor,
-    maps: Tensor,
-    config: ExtractConfig,
-    *,
-    probabilities: Tensor,
-    candidates: Tensor,
-    size: tuple[int, int],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The mask of one image in token indices, (H, W), and its confidence where that is asked for."""
-    pixelwise = "pamr" in config.refinement.split("+")
-    if pixelwise:
-        chosen = candidates.to(maps.device)
-        refined = refine_pixels(image, maps[chosen])
-        maps = refined.new_zeros(len(maps), *refined.shape[1:])
-        maps[chosen] = refined
+def decide(reading: Reading, *, classes: ClassTable, config: ExtractConfig) -> PseudoMask:
+    """The pseudo-mask of an image that has been read. Nothing but its arguments matters, so threads may share the work.
+
+    Only the candidates' maps are touched: what an image costs does not grow with the number of classes.
+    """
+    chosen = reading.candidates.nonzero().flatten()  # (K,)
     how: dict[str, Any] = {
-        "probabilities": probabilities,
-        "candidates": candidates,
-        "size": size,
+        "probabilities": reading.logits.sigmoid()[chosen],
+        "candidates": torch.ones(len(chosen), dtype=torch.bool),
+        "size": reading.size,
         "fill": config.fill,
-        "background": len(candidates) if config.fill == "background" else None,
+        "background": len(chosen) if config.fill == "background" else None,
         "background_threshold": config.background_threshold,
-        "normalised": pixelwise,
+        "normalised": reading.refined is not None,
     }
-    maps = maps.cpu()
+    maps = reading.maps[chosen] if reading.refined is None else reading.refined
+    confidence = None
     if config.confidence and config.assignment == "argmax":
-        return confident_argmax(maps, **how)
-    return assign(maps, config.assignment, **how), None
+        mask, confidence = confident_argmax(maps, **how)
+    else:
+        mask = assign(maps, config.assignment, **how)
+    return PseudoMask(
+        index=reading.index,
+        mask=mask_values(_of_all(mask, chosen, classes=len(reading.candidates)), classes),
+        maps=reading.maps.numpy(),
+        candidates=reading.candidates.numpy(),
+        logits=reading.logits.numpy(),
+        confidence=confidence,
+    )
+
+
+def _of_all(mask: NDArray[np.uint8], chosen: Tensor, *, classes: int) -> NDArray[np.uint8]:
+    """A mask whose values count the K candidates, K for the background, with the indices of all classes instead."""
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    table[: len(chosen)] = chosen.numpy()
+    table[len(chosen)] = classes
+    return np.asarray(table[mask])
 
 
 def check_fill(config: ExtractConfig, classes: ClassTable) -> None:

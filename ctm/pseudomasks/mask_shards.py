@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ctm.data.shard_index import SplitIndex
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import CONFIDENCE, Split
 from ctm.errors import ArtifactError
+from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.ranking import has_learned, rank
 from ctm.stage import Metrics
 
@@ -26,6 +28,21 @@ MEMBER = "png"
 
 LOGITS = "logits.npy"
 """The member with the classifier's logits, (C,): the ranking of all images cannot be joined from those of parts."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the metrics need of a mask that has been written."""
+
+    index: int
+    logits: NDArray[np.float32]
+    empty: bool
+    decided: int
+    pixels: int
+
+
+WAITING = 2
+"""Masks that may wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,8 @@ def write_masks(
     Args:
         folder: where the shards go.
         split: the images.
-        masks: one for every image, in order; one is in memory at a time, and the logits of all.
+        masks: one for every image, in order. They are written by a thread of its own, so that making the next one does
+            not wait for the disk; a few are in memory at a time, and the logits of all.
         classes: what the mask values mean.
 
     Returns:
@@ -68,21 +86,12 @@ def write_masks(
     empty, decided, pixels = 0, 0, 0
     logits = np.zeros((len(split), len(classes.tokens)), dtype=np.float32)
     with ShardWriter(folder, split.name, classes=classes) as writer:
-        for found in masks:
-            height, width = found.mask.shape
-            candidates = [classes.tokens[c] for c in found.candidates.nonzero()[0]]
-            writer.add(
-                split.keys[found.index],
-                _members(found),
-                labels=candidates,
-                height=height,
-                width=width,
-                georeference=split.georeference(found.index),
-            )
-            logits[found.index] = found.logits
-            empty += not candidates
-            decided += int((found.mask != IGNORE).sum())
-            pixels += found.mask.size
+        write = partial(_write, writer, split, classes=classes)
+        for written in mapped(write, masks, threads=1, ahead=WAITING):
+            logits[written.index] = written.logits
+            empty += written.empty
+            decided += written.decided
+            pixels += written.pixels
     ranking = rank(logits, split.labels)
     return writer.entry, {
         "samples": len(split),
@@ -112,6 +121,26 @@ def read_mask(split: Split, index: int, *, confidence: bool) -> EncodedMask:
         candidates=split.labels[index],
         logits=_logits(split, index),
         confidence=split.read(index, CONFIDENCE) if confidence else None,
+    )
+
+
+def _write(writer: ShardWriter, split: Split, found: EncodedMask, *, classes: ClassTable) -> _Written:
+    """Writes one mask, which can be forgotten then."""
+    height, width = found.mask.shape
+    writer.add(
+        split.keys[found.index],
+        _members(found),
+        labels=[classes.tokens[c] for c in found.candidates.nonzero()[0]],
+        height=height,
+        width=width,
+        georeference=split.georeference(found.index),
+    )
+    return _Written(
+        index=found.index,
+        logits=found.logits,
+        empty=not found.candidates.any(),
+        decided=int((found.mask != IGNORE).sum()),
+        pixels=found.mask.size,
     )
 
 

@@ -27,7 +27,7 @@ MARGIN = max(DILATIONS)
 TINY = 1e-8
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def refine_pixels(image: Tensor, maps: Tensor) -> Tensor:
     """Gives each pixel, ten times, the mean of its 48 neighbours, weighted by how much they look like it.
 

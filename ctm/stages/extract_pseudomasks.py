@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from ctm.runtime.context import WHOLE, Context
 from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 
 if TYPE_CHECKING:
-    from ctm.pseudomasks.extract import PseudoMask
+    from ctm.data.classes import ClassTable
     from ctm.pseudomasks.mask_shards import EncodedMask
+    from ctm.pseudomasks.readings import Reading
 
 __all__ = ["STAGE"]
 
@@ -36,11 +37,13 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     from ctm.data.shard_index import ShardIndex, write_index
     from ctm.data.shards import ShardFolder
     from ctm.models.io import load_classifier
+    from ctm.pseudomasks.ahead import helpers, mapped
     from ctm.pseudomasks.auto import choose
-    from ctm.pseudomasks.extract import extract_pseudomasks
+    from ctm.pseudomasks.extract import check_fill
     from ctm.pseudomasks.mask_shards import write_masks
     from ctm.pseudomasks.parts import CHOSEN, PartRecord, share_of
     from ctm.pseudomasks.ranking import not_learned
+    from ctm.pseudomasks.readings import read_split
     from ctm.runtime.digest import digest_artifact
     from ctm.training.device import pick_device
 
@@ -65,17 +68,19 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     for name in settings.splits:
         split = data.split(name)
         split = split.between(share_of(part, samples=len(split), batch_size=settings.batch_size))
-        masks = extract_pseudomasks(
+        check_fill(settings, classes)
+        readings = read_split(
             model,
             split,
             inputs,
-            classes=classes,
             config=settings,
             device=device,
             workers=context.workers,
             description=f"pseudo-masks of {name}",
         )
-        entries[name], metrics[name] = write_masks(pseudomasks, split, _encoded(masks), classes=classes)
+        finish = partial(_finished, classes=classes, config=settings)
+        masks = mapped(finish, readings, threads=helpers(), ahead=2 * settings.batch_size)
+        entries[name], metrics[name] = write_masks(pseudomasks, split, masks, classes=classes)
         if part == WHOLE and metrics[name]["learned"] is False:  # a part may have too few images to say it
             logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
     if part != WHOLE:
@@ -86,19 +91,21 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     return metrics
 
 
-def _encoded(masks: Iterable[PseudoMask]) -> Iterator[EncodedMask]:
+def _finished(reading: Reading, *, classes: ClassTable, config: ExtractConfig) -> EncodedMask:
+    """What follows on the model for one image; threads do it while the model reads the next batch."""
     from ctm.data.sample import encode_mask
+    from ctm.pseudomasks.extract import decide
     from ctm.pseudomasks.mask_shards import EncodedMask
 
-    for found in masks:
-        yield EncodedMask(
-            index=found.index,
-            png=encode_mask(found.mask),
-            mask=found.mask,
-            candidates=found.candidates,
-            logits=found.logits,
-            confidence=None if found.confidence is None else encode_mask(found.confidence),
-        )
+    found = decide(reading, classes=classes, config=config)
+    return EncodedMask(
+        index=found.index,
+        png=encode_mask(found.mask),
+        mask=found.mask,
+        candidates=found.candidates,
+        logits=found.logits,
+        confidence=None if found.confidence is None else encode_mask(found.confidence),
+    )
 
 
 STAGE = Stage(

@@ -12,7 +12,7 @@ from ctm.pseudomasks.strategies.reading import Choose, ClassMaps, of_candidates
 __all__ = ["attention"]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def attention(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfig) -> ClassMaps:
     """Attention of the class's token to the patches, over all blocks (Hanna & Borth, ICCV 2025; method section 2)."""
     maps, logits = model.attention_maps(images)

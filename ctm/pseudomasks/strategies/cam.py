@@ -12,7 +12,7 @@ from ctm.pseudomasks.strategies.reading import Choose, ClassMaps, of_candidates
 __all__ = ["cam"]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def cam(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfig) -> ClassMaps:
     """Positive part of the patch head's logits, no gradient (Xu et al., MCTformer, CVPR 2022, section 3.3: PatchCAM).
 

@@ -12,7 +12,7 @@ from ctm.pseudomasks.strategies.reading import Choose, ClassMaps, first_block, o
 __all__ = ["fused"]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def fused(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfig) -> ClassMaps:
     """Product of both maps, patch by patch (Xu et al., MCTformer, CVPR 2022, section 3.3), no gradient.
 

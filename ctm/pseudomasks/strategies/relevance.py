@@ -41,7 +41,7 @@ def relevance(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapC
     return ClassMaps(maps.reshape(*logits.shape, *grid), logits.detach(), candidates)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _positive_part(rows: list[Tensor], gradients: tuple[Tensor, ...], patches: slice) -> Tensor:
     """relu(attention * gradient) summed over blocks and heads, (B, C, P): a row for each class token."""
     products = [

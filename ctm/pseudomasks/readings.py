@@ -1,0 +1,105 @@
+"""What the classifier says of every image of a split, batch by batch; its masks are still to be decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ctm.data.inputs import InputSpec
+from ctm.data.loaders import ShardDataset, make_loader
+from ctm.data.shards import Split
+from ctm.errors import ParamsError
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.maps import class_maps
+from ctm.pseudomasks.pamr import refine_pixels
+from ctm.runtime.progress import track
+
+__all__ = ["Reading", "read_split"]
+
+Batch = dict[str, Any]
+"""A batch of ``ShardDataset``."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the classifier says of one image, on the CPU.
+
+    Attributes:
+        index: of the sample in its split.
+        size: height and width of the stored image.
+        maps: (C, h0, w0) class maps before PAMR; zero for classes that are no candidates.
+        refined: (K, H, W) the candidates' maps by PAMR, in the order of the classes; None without PAMR.
+        candidates: (C,) bool.
+        logits: (C,).
+    """
+
+    index: int
+    size: tuple[int, int]
+    maps: Tensor
+    refined: Tensor | None
+    candidates: Tensor
+    logits: Tensor
+
+
+def read_split(
+    model: ClassTokenViT,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    config: ExtractConfig,
+    device: torch.device,
+    samples: Sequence[int] | None = None,
+    workers: int = 0,
+    description: str = "pseudo-masks",
+) -> Iterator[Reading]:
+    """Reads every sample of ``split``, or ``samples``, in order; one batch is in memory at a time.
+
+    Raises:
+        ParamsError: the model has fewer blocks than are to be read, or the strategy is still ``auto``.
+    """
+    _check(config, depth=len(model.blocks))
+    model = model.to(device).eval().requires_grad_(False)  # relevance needs no gradient of the weights
+    dataset = ShardDataset(split, inputs, samples=samples)
+    loader = make_loader(dataset, batch_size=config.batch_size, shuffle=False, seed=0, workers=workers)
+    for batch in track(loader, description=description, unit="batch"):
+        yield from _read(model, batch, config, device=device)
+
+
+def _read(model: ClassTokenViT, batch: Batch, config: ExtractConfig, *, device: torch.device) -> Iterator[Reading]:
+    """The readings of one batch."""
+    images = batch["image"].to(device, non_blocking=True)
+    given = batch["labels"].to(device) if config.label_source == "image" else None
+    found = class_maps(model, images, given, config, threshold=config.threshold)
+    refined = [
+        refine_pixels(image, maps[chosen]).cpu()
+        for image, maps, chosen in zip(images, found.maps, found.candidates, strict=True)
+        if "pamr" in config.refinement.split("+")
+    ]
+    maps, candidates, logits = found.maps.float().cpu(), found.candidates.cpu(), found.logits.float().cpu()
+    for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
+        yield Reading(
+            index=index,
+            size=(size[0], size[1]),
+            maps=maps[row],
+            refined=refined[row] if refined else None,
+            candidates=candidates[row],
+            logits=logits[row],
+        )
+
+
+def _check(config: ExtractConfig, *, depth: int) -> None:
+    if config.strategy == "auto":
+        raise ParamsError(
+            "extract_pseudomasks.strategy is auto, which names no masks: let ctm.pseudomasks.auto.choose take one of "
+            f"its recipes first ({', '.join(config.auto)})."
+        )
+    if config.blocks is not None and config.blocks > depth:
+        raise ParamsError(
+            f"extract_pseudomasks.blocks is {config.blocks}, but the classifier has {depth} blocks: "
+            f"choose 1 to {depth}, or null for all."
+        )

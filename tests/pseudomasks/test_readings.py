@@ -1,0 +1,67 @@
+"""Reading a split: what is left of an image for the CPU to decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
+from ctm.data.shards import ShardFolder
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.config import GatesConfig, ModelConfig
+from ctm.pseudomasks.ahead import mapped
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.extract import decide, extract_pseudomasks
+from ctm.pseudomasks.readings import read_split
+
+CLASSES = ClassTable(tuple("abcdefgh"))
+INPUTS = InputSpec((24, 32), 15, 1e-4)
+WORK: dict[str, Any] = {"device": torch.device("cpu")}
+
+
+@pytest.fixture(scope="module")
+def model() -> ClassTokenViT:
+    config = ModelConfig(
+        backbone="vit_tiny_patch16_224", image_size=(24, 32), patch_size=8, depth=2, embed_dim=24, num_heads=3
+    )
+    torch.manual_seed(0)
+    model = ClassTokenViT(config, GatesConfig(), num_classes=8, in_channels=15).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_a_reading_holds_maps_of_all_classes_and_by_pamr_the_candidates_alone(
+    model: ClassTokenViT, tiny_shards: ShardFolder
+):
+    split = tiny_shards.split("val")
+    for refinement in ("none", "pamr"):
+        for index, found in enumerate(
+            read_split(model, split, INPUTS, config=ExtractConfig(refinement=refinement), **WORK)
+        ):
+            assert (found.index, found.size) == (index, (32, 32))
+            assert found.maps.shape == (8, 3, 4)
+            assert found.candidates.tolist() == split.labels[index].tolist()
+            if refinement == "none":
+                assert found.refined is None
+            else:
+                assert found.refined.shape == (int(found.candidates.sum()), 24, 32)
+
+
+@pytest.mark.parametrize("refinement", ["none", "affinity+pamr"])
+@pytest.mark.parametrize("strategy", ["attention", "relevance", "gradcam"])
+def test_threads_decide_as_one_does(model: ClassTokenViT, tiny_shards: ShardFolder, strategy: Any, refinement: Any):
+    split = tiny_shards.split("train")
+    config = ExtractConfig(strategy=strategy, refinement=refinement, confidence=True, batch_size=5)
+    readings = read_split(model, split, INPUTS, config=config, **WORK)
+    masks = mapped(lambda one: decide(one, classes=CLASSES, config=config), readings, threads=3, ahead=9)
+    plain = extract_pseudomasks(model, split, INPUTS, classes=CLASSES, config=config, **WORK)
+    for one, other in zip(masks, plain, strict=True):
+        assert one.index == other.index
+        assert np.array_equal(one.mask, other.mask)
+        assert np.array_equal(one.confidence, other.confidence)
