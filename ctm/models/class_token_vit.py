@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from difflib import get_close_matches
 from typing import Any, NamedTuple, cast
 
@@ -96,6 +97,7 @@ class ClassTokenViT(nn.Module):
         self.head = make_head(config.head, num_classes, vit.embed_dim)
         self.patch_head = PatchHead(vit.embed_dim, num_classes) if config.patch_head else None
         self.grad_checkpointing = False
+        self._chosen: Tensor | None = None  # in a view of ``restricted_to`` alone
 
     @property
     def patches(self) -> slice:
@@ -134,6 +136,19 @@ class ClassTokenViT(nn.Module):
         runs a second time in the backward pass, with the gates and the dropped paths of the first.
         """
         self.grad_checkpointing = enable
+
+    def restricted_to(self, classes: Tensor) -> ClassTokenViT:
+        """A view on this model, with the same weights, whose sequence holds the class tokens of some classes only.
+
+        Its classes are these: ``num_classes`` is K, and logits, class maps and patch scores come in their order. The
+        tokens that are left out count as zeros in front of the head, which is what masking shows it in training.
+
+        Args:
+            classes: for each image of the batches that the view is to read, indices of K classes, (B, K).
+        """
+        view = copy.copy(self)
+        view.num_classes, view._chosen = classes.shape[1], classes
+        return view
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of patches, (h0, w0), of images (B, channels, H, W).
@@ -197,20 +212,24 @@ class ClassTokenViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """The sequence that enters the first block, (B, C + P + 1, D)."""
         positions = self._positions(self.grid_of(images))
-        tokens = [self.class_tokens.expand(len(images), -1, -1), self.patch_embed(images)]
+        classes: Tensor = self.class_tokens
+        if self._chosen is not None:
+            others = positions[:, classes.shape[1] :].expand(len(images), -1, -1)
+            positions = torch.cat([positions[0, self._chosen], others], dim=1)
+            classes = classes[0, self._chosen]
+        tokens = [classes.expand(len(images), -1, -1), self.patch_embed(images)]
         if self.register_token is not None:
             tokens.append(self.register_token.expand(len(images), -1, -1))
         return cast("Tensor", self.norm_pre(torch.cat(tokens, dim=1) + positions))
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Positions of a sequence with such a grid of patches, (1, C + P + 1, D), part of the graph."""
+        """Positions of all classes, such a grid of patches and the register, (1, C + P + 1, D), part of the graph."""
         if grid == self.grid:
             return self.pos_embed
-        before, after = self.pos_embed[:, : self.patches.start], self.pos_embed[:, self.patches.stop :]
+        classes, own = self.class_tokens.shape[1], self.grid[0] * self.grid[1]
+        before, positions, after = self.pos_embed.tensor_split((classes, classes + own), dim=1)
         # A position is a code, not a picture: the plain interpolation keeps its values, the antialiased one blurs them.
-        patches = resample_abs_pos_embed(
-            self.pos_embed[:, self.patches], list(grid), list(self.grid), num_prefix_tokens=0, antialias=False
-        )
+        patches = resample_abs_pos_embed(positions, list(grid), list(self.grid), num_prefix_tokens=0, antialias=False)
         return torch.cat([before, patches, after], dim=1)
 
     def encode(
@@ -238,7 +257,7 @@ class ClassTokenViT(nn.Module):
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits (B, C) from the last block's output (B, N, D)."""
         classes = self.norm(tokens[:, : self.num_classes])
-        return cast("Tensor", self.head(classes))
+        return cast("Tensor", self.head(classes, self._chosen))
 
     def patch_scores(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """The patch head's logits of every patch, (B, C, h0, w0), from the last block's output (B, N, D).
@@ -256,7 +275,7 @@ class ClassTokenViT(nn.Module):
                 "true and train it again, or choose another strategy"
             )
         rows, columns = grid or self.grid
-        scores = self.patch_head(self.norm(tokens[:, self.patches_of((rows, columns))]))
+        scores = self.patch_head(self.norm(tokens[:, self.patches_of((rows, columns))]), self._chosen)
         return cast("Tensor", scores.transpose(1, 2).reshape(len(tokens), -1, rows, columns))
 
     @torch.inference_mode()

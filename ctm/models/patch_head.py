@@ -26,8 +26,10 @@ class PatchHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, num_classes)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Logits of every patch, (B, P, D) -> (B, P, C)."""
+    def forward(self, patches: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Logits of every patch, (B, P, D) -> (B, P, C), or of some classes alone, with indices (B, K) -> (B, P, K)."""
+        if classes is not None:
+            return patches @ self.linear.weight[classes].mT + self.linear.bias[classes][:, None]
         scores: Tensor = self.linear(patches)
         return scores
 

@@ -67,6 +67,14 @@ class ExtractConfig(MapConfig):
     label_source: Literal["image", "predicted"] = "image"
     """Which classes an image's mask may hold: its image-level labels, or those that the classifier predicts."""
 
+    tokens: Literal["all", "candidates"] = "all"
+    """Class tokens in the sequence: of all classes, or of the image's candidates alone, so that the cost grows with
+    these, for data sets of many classes; candidates needs label_source image, and tells nothing of the mAP."""
+
+    tokens_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """With tokens candidates: fraction of the pixels of 32 images of a split that may differ from the masks of all
+    tokens (0..1); where more does, a warning says so and all tokens are used."""
+
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Probability above which a class counts as predicted (0..1)."""
 
@@ -92,6 +100,15 @@ class ExtractConfig(MapConfig):
     def _readable(cls, recipes: tuple[str, ...]) -> tuple[str, ...]:
         """Each recipe once, by the shortest name that says it: scores are looked up by these."""
         return tuple(dict.fromkeys(map(_canonical, recipes)))
+
+    @model_validator(mode="after")
+    def _candidates_are_known(self) -> Self:
+        if self.tokens == "candidates" and self.label_source != "image":
+            raise ValueError(
+                "tokens is candidates, which must be known before the classifier has run, but label_source is "
+                f"{self.label_source}: set label_source to image, or tokens to all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _confidence_is_of_a_winner(self) -> Self:

@@ -18,7 +18,7 @@ from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import CONFIDENCE, Split
 from ctm.errors import ArtifactError
 from ctm.pseudomasks.ahead import mapped
-from ctm.pseudomasks.ranking import has_learned, rank
+from ctm.pseudomasks.ranking import Ranking, has_learned, rank
 from ctm.stage import Metrics
 
 __all__ = ["LOGITS", "MEMBER", "EncodedMask", "read_mask", "write_masks"]
@@ -54,7 +54,7 @@ class EncodedMask:
         png: the mask as it is stored.
         mask: (H, W) mask values, 255 where undecided.
         candidates: (C,) the classes that could be painted.
-        logits: (C,) of the classifier.
+        logits: (C,) of the classifier; NaN where they are not known.
         confidence: the confidence as it is stored, or None.
     """
 
@@ -81,7 +81,8 @@ def write_masks(
     Returns:
         What the index says of the split, and its metrics: ``samples``, how many are ``empty`` for want of a candidate,
         the ``coverage``, the fraction of decided pixels; ``map`` of the classifier on these images by their image-level
-        labels, ``chance_map`` of a random ranking, and whether it has ``learned``. None where there is nothing to say.
+        labels, ``chance_map`` of a random ranking, and whether it has ``learned``. None where there is nothing to say,
+        as of a ranking where a logit is NaN: it was made from the candidates' tokens alone.
     """
     empty, decided, pixels = 0, 0, 0
     logits = np.zeros((len(split), len(classes.tokens)), dtype=np.float32)
@@ -92,7 +93,7 @@ def write_masks(
             empty += written.empty
             decided += written.decided
             pixels += written.pixels
-    ranking = rank(logits, split.labels)
+    ranking = Ranking(None, None, []) if np.isnan(logits).any() else rank(logits, split.labels)
     return writer.entry, {
         "samples": len(split),
         "empty": empty,

@@ -13,10 +13,14 @@ from ctm.errors import ArtifactError
 from ctm.runtime.context import Part
 from ctm.stage import Config
 
-__all__ = ["CHOSEN", "PartRecord", "check_settings", "order_parts", "share_of"]
+__all__ = ["CHOSEN", "TOKENS", "PartRecord", "check_settings", "order_parts", "share_of"]
 
 CHOSEN = "chosen"
 """What the index, and the metrics, say with strategy ``auto``: the recipe, and the scores that it was chosen by."""
+
+TOKENS = "tokens_used"
+"""What the index says with ``tokens: candidates``: for each split which tokens its masks were made from, and how much
+the two ways differ."""
 
 AGAIN = "run extract-pseudomasks for every part again, from the same inputs and with the same parameters"
 
@@ -98,7 +102,7 @@ def check_settings(folder: ShardFolder, settings: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: they were not, or the folder holds something else.
     """
-    about = {name: value for name, value in folder.index.about.items() if name not in ("part", CHOSEN)}
+    about = {name: value for name, value in folder.index.about.items() if name not in ("part", CHOSEN, TOKENS)}
     if folder.index.kind != "masks":
         raise ArtifactError(f"{folder.path} holds {folder.index.kind}, no pseudo-masks: give the parts as --parts")
     differing = [name for name in {**settings, **about} if about.get(name) != settings.get(name)]
@@ -107,6 +111,8 @@ def check_settings(folder: ShardFolder, settings: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{folder.path} was made with other settings of extract_pseudomasks ({values}); {AGAIN}")
     if (CHOSEN in folder.index.about) != (settings.get("strategy") == "auto"):
         raise ArtifactError(f"{folder.path}: its index does not fit the strategy {settings.get('strategy')}; {AGAIN}")
+    if (TOKENS in folder.index.about) != (settings.get("tokens") == "candidates"):
+        raise ArtifactError(f"{folder.path}: its index does not fit tokens {settings.get('tokens')}; {AGAIN}")
 
 
 def _record(folder: ShardFolder, *, shards: str) -> PartRecord:
@@ -135,6 +141,12 @@ def _check_complete(found: Sequence[tuple[PartRecord, ShardFolder]]) -> None:
                 "are all but equal. Set strategy, assignment and refinement of extract_pseudomasks to one of the two, "
                 "and run extract-pseudomasks for every part again"
             )
+        if _tokens(folder) != _tokens(found[0][1]):
+            raise ArtifactError(
+                f"{folder.path} was made from the tokens {_tokens(folder)} and {found[0][1].path} from "
+                f"{_tokens(found[0][1])}: their difference is all but the tolerance. Set extract_pseudomasks.tokens to "
+                "all, or tokens_tolerance to another value, and run extract-pseudomasks for every part again"
+            )
     times = Counter(record.number for record, _ in found)
     doubled = [str(folder.path) for record, folder in found if times[record.number] > 1]
     if doubled:
@@ -150,3 +162,8 @@ def _check_complete(found: Sequence[tuple[PartRecord, ShardFolder]]) -> None:
 def _recipe(folder: ShardFolder) -> object:
     """What the strategy auto chose; its scores may differ in their last digits from machine to machine."""
     return folder.index.about.get(CHOSEN, {}).get("recipe")
+
+
+def _tokens(folder: ShardFolder) -> dict[str, object]:
+    """Which tokens the masks of each split were made from, where that was found out."""
+    return {split: choice["used"] for split, choice in folder.index.about.get(TOKENS, {}).items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +13,16 @@ from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import Split
 from ctm.errors import ParamsError
 from ctm.models.class_token_vit import ClassTokenViT
+from ctm.pseudomasks.candidate_tokens import Batch, candidate_maps, equal_counts, windows
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.maps import class_maps
 from ctm.pseudomasks.pamr import refine_pixels
 from ctm.runtime.progress import track
 
-__all__ = ["Reading", "read_split"]
+__all__ = ["Reading", "read_split", "together"]
 
-Batch = dict[str, Any]
-"""A batch of ``ShardDataset``."""
+WINDOW = 8
+"""Batches that are in memory at a time with the candidates' tokens alone, where images of equal number go together."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reading:
         maps: (C, h0, w0) class maps before PAMR; zero for classes that are no candidates.
         refined: (K, H, W) the candidates' maps by PAMR, in the order of the classes; None without PAMR.
         candidates: (C,) bool.
-        logits: (C,).
+        logits: (C,); NaN with ``tokens: candidates`` where a class is none.
     """
 
     index: int
@@ -57,7 +57,10 @@ def read_split(
     workers: int = 0,
     description: str = "pseudo-masks",
 ) -> Iterator[Reading]:
-    """Reads every sample of ``split``, or ``samples``, in order; one batch is in memory at a time.
+    """Reads every sample of ``split``, or ``samples``, in order.
+
+    One batch is in memory at a time, or ``WINDOW`` with ``tokens: candidates``, where images with equally many
+    candidates are read together.
 
     Raises:
         ParamsError: the model has fewer blocks than are to be read, or the strategy is still ``auto``.
@@ -66,15 +69,31 @@ def read_split(
     model = model.to(device).eval().requires_grad_(False)  # relevance needs no gradient of the weights
     dataset = ShardDataset(split, inputs, samples=samples)
     loader = make_loader(dataset, batch_size=config.batch_size, shuffle=False, seed=0, workers=workers)
-    for batch in track(loader, description=description, unit="batch"):
-        yield from _read(model, batch, config, device=device)
+    batches = track(loader, description=description, unit="batch")
+    if config.tokens == "all":
+        for batch in batches:
+            yield from _read(model, batch, config, device=device)
+        return
+    for window in windows(batches, WINDOW):
+        groups = equal_counts(window, batch_size=config.batch_size)
+        found = {one.index: one for group in groups for one in _read(model, group, config, device=device)}
+        yield from map(found.pop, window["index"].tolist())
+
+
+def together(config: ExtractConfig) -> int:
+    """Samples that are read together: where a split is divided between two of them, no mask's bytes change."""
+    return config.batch_size * (1 if config.tokens == "all" else WINDOW)
 
 
 def _read(model: ClassTokenViT, batch: Batch, config: ExtractConfig, *, device: torch.device) -> Iterator[Reading]:
     """The readings of one batch."""
     images = batch["image"].to(device, non_blocking=True)
-    given = batch["labels"].to(device) if config.label_source == "image" else None
-    found = class_maps(model, images, given, config, threshold=config.threshold)
+    labels = batch["labels"].to(device)
+    if config.tokens == "all":
+        given = labels if config.label_source == "image" else None
+        found = class_maps(model, images, given, config, threshold=config.threshold)
+    else:
+        found = candidate_maps(model, images, labels, config)
     refined = [
         refine_pixels(image, maps[chosen]).cpu()
         for image, maps, chosen in zip(images, found.maps, found.candidates, strict=True)

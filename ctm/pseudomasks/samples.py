@@ -37,6 +37,9 @@ def masks_of(
 ) -> Iterator[PseudoMask]:
     """The pseudo-masks of some samples, as ``extract_pseudomasks`` makes them, but without confidence.
 
+    They are made from all class tokens, whatever ``config.tokens`` says: then the logits are there, too, and recipes
+    that are compared differ in nothing else.
+
     Args:
         indices: of the samples in ``split``.
         model: the classifier.
@@ -45,5 +48,7 @@ def masks_of(
         config: the extraction, of a strategy other than auto.
         settings: the other arguments of ``extract_pseudomasks``.
     """
-    plain = config.model_copy(update={"confidence": False})  # the masks are looked at, not learned from
+    plain = config.model_copy(
+        update={"confidence": False, "tokens": "all"}
+    )  # the masks are looked at, not learned from
     return extract_pseudomasks(model, split, inputs, config=plain, samples=indices, **settings)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.runtime.context import WHOLE, Context
 from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 
 if TYPE_CHECKING:
+    import torch
+
     from ctm.data.classes import ClassTable
+    from ctm.data.inputs import InputSpec
+    from ctm.data.shards import Split
+    from ctm.models.class_token_vit import ClassTokenViT
     from ctm.pseudomasks.mask_shards import EncodedMask
     from ctm.pseudomasks.readings import Reading
 
@@ -31,56 +37,44 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     """Writes shards of masks whose keys are those of ``shards``; returns counts, coverage and the classifier's mAP.
 
     A run of one part of the samples does so for these; the stage merge_pseudomasks makes a whole of all parts. With
-    strategy ``auto`` every part chooses by the same images of the whole train split.
+    strategy ``auto`` every part chooses by the same images of the whole train split, and with ``tokens: candidates`` by
+    the same images of each split whether these suffice.
     """
     from ctm.data.classes import check_same_classes
     from ctm.data.shard_index import ShardIndex, write_index
     from ctm.data.shards import ShardFolder
     from ctm.models.io import load_classifier
-    from ctm.pseudomasks.ahead import helpers, mapped
     from ctm.pseudomasks.auto import choose
-    from ctm.pseudomasks.extract import check_fill
     from ctm.pseudomasks.mask_shards import write_masks
-    from ctm.pseudomasks.parts import CHOSEN, PartRecord, share_of
+    from ctm.pseudomasks.parts import CHOSEN, TOKENS, PartRecord, share_of
     from ctm.pseudomasks.ranking import not_learned
-    from ctm.pseudomasks.readings import read_split
+    from ctm.pseudomasks.readings import together
+    from ctm.pseudomasks.token_choice import choose_tokens
     from ctm.runtime.digest import digest_artifact
     from ctm.training.device import pick_device
 
-    settings, part, device = config.extract_pseudomasks, context.part, pick_device(context.device)
+    settings, part = config.extract_pseudomasks, context.part
+    work: dict[str, Any] = {"device": pick_device(context.device), "workers": context.workers}
     about = settings.model_dump(mode="json")
     data = ShardFolder.open(shards)
     model, classes, inputs = load_classifier(pruned)
     check_same_classes(shards=data.classes, pruned=classes)
     entries, metrics = {}, Metrics()
     if settings.strategy == "auto":
-        choice = choose(
-            model,
-            data.split("train"),
-            inputs,
-            classes=classes,
-            config=settings,
-            device=device,
-            workers=context.workers,
-        )
+        choice = choose(model, data.split("train"), inputs, classes=classes, config=settings, **work)
         settings = choice.config
         about[CHOSEN] = metrics[CHOSEN] = {"recipe": choice.recipe, "scores": choice.scores}
     for name in settings.splits:
-        split = data.split(name)
-        split = split.between(share_of(part, samples=len(split), batch_size=settings.batch_size))
-        check_fill(settings, classes)
-        readings = read_split(
-            model,
-            split,
-            inputs,
-            config=settings,
-            device=device,
-            workers=context.workers,
-            description=f"pseudo-masks of {name}",
-        )
-        finish = partial(_finished, classes=classes, config=settings)
-        masks = mapped(finish, readings, threads=helpers(), ahead=2 * settings.batch_size)
+        split, used, compared = data.split(name), settings, None
+        if settings.tokens == "candidates":
+            tokens = choose_tokens(model, split, inputs, classes=classes, config=settings, **work)
+            used, compared = tokens.config, tokens.metrics
+            about.setdefault(TOKENS, {})[name] = compared
+        split = split.between(share_of(part, samples=len(split), batch_size=together(settings)))
+        masks = _masks(model, split, inputs, classes=classes, config=used, **work)
         entries[name], metrics[name] = write_masks(pseudomasks, split, masks, classes=classes)
+        if compared is not None:
+            metrics[name]["tokens"] = compared
         if part == WHOLE and metrics[name]["learned"] is False:  # a part may have too few images to say it
             logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
     if part != WHOLE:
@@ -91,8 +85,30 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     return metrics
 
 
+def _masks(
+    model: ClassTokenViT,
+    split: Split,
+    inputs: InputSpec,
+    *,
+    classes: ClassTable,
+    config: ExtractConfig,
+    device: torch.device,
+    workers: int,
+) -> Iterator[EncodedMask]:
+    """The masks of a split, in order; threads finish those of one batch while the model reads the next."""
+    from ctm.pseudomasks.ahead import helpers, mapped
+    from ctm.pseudomasks.extract import check_fill
+    from ctm.pseudomasks.readings import read_split
+
+    check_fill(config, classes)
+    description = f"pseudo-masks of {split.name}"
+    readings = read_split(model, split, inputs, config=config, device=device, workers=workers, description=description)
+    finish = partial(_finished, classes=classes, config=config)
+    return mapped(finish, readings, threads=helpers(), ahead=2 * config.batch_size)
+
+
 def _finished(reading: Reading, *, classes: ClassTable, config: ExtractConfig) -> EncodedMask:
-    """What follows on the model for one image; threads do it while the model reads the next batch."""
+    """What follows on the model for one image."""
     from ctm.data.sample import encode_mask
     from ctm.pseudomasks.extract import decide
     from ctm.pseudomasks.mask_shards import EncodedMask

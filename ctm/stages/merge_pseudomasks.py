@@ -13,7 +13,7 @@ from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.mask_shards import EncodedMask, read_mask, write_masks
-from ctm.pseudomasks.parts import AGAIN, CHOSEN, order_parts
+from ctm.pseudomasks.parts import AGAIN, CHOSEN, TOKENS, order_parts
 from ctm.pseudomasks.ranking import not_learned
 from ctm.runtime.context import Context
 from ctm.runtime.digest import digest_artifact
@@ -46,13 +46,18 @@ def run(
     ordered = order_parts([ShardFolder.open(part) for part in parts], settings=about, shards=digest_artifact(shards))
     check_same_classes(shards=data.classes, **{name: folder.classes for name, folder in ordered.items()})
     entries, metrics = {}, Metrics()
+    first = next(iter(ordered.values())).index.about
     if settings.strategy == "auto":
-        about[CHOSEN] = metrics[CHOSEN] = next(iter(ordered.values())).index.about[CHOSEN]
+        about[CHOSEN] = metrics[CHOSEN] = first[CHOSEN]
+    if settings.tokens == "candidates":
+        about[TOKENS] = first[TOKENS]
     for name in settings.splits:
         split = data.split(name)
         read = _masks(split, ordered, confidence=settings.confidence)
         masks = track(read, description=f"pseudo-masks of {name}", total=len(split))
         entries[name], metrics[name] = write_masks(pseudomasks, split, masks, classes=data.classes)
+        if settings.tokens == "candidates":
+            metrics[name]["tokens"] = about[TOKENS][name]
         if metrics[name]["learned"] is False:
             logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
     index = ShardIndex(

@@ -339,6 +339,48 @@ def test_resized_positions_take_part_in_the_gradient():
     assert (model.pos_embed.grad != 0).all()
 
 
+def cut_down(model: ClassTokenViT, classes: list[int], *, size: tuple[int, int], head: str) -> ClassTokenViT:
+    """A model built for these classes alone, with the weights that belong to them."""
+    small, weights = tiny(classes=len(classes), size=size, patch_head=True, head=head), model.state_dict()
+    kept = {name: value for name, value in weights.items() if name.startswith(("blocks", "norm", "patch_embed"))}
+    kept["register_token"], kept["class_tokens"] = weights["register_token"], weights["class_tokens"][:, classes]
+    kept["pos_embed"] = torch.cat([weights["pos_embed"][:, classes], weights["pos_embed"][:, 5:]], dim=1)
+    rows = weights["head.weight"][classes]
+    kept["head.weight"] = rows if head == "diagonal" else rows.view(-1, 5, 24)[:, classes].flatten(1)
+    for name in ("head.bias", "patch_head.linear.weight", "patch_head.linear.bias"):
+        kept[name] = weights[name][classes]
+    small.load_state_dict(kept)
+    return small.eval()
+
+
+@pytest.mark.parametrize("head", ["dense", "diagonal"])
+@pytest.mark.parametrize("size", [(8, 12), (12, 16)])
+def test_a_view_on_some_classes_equals_a_model_of_these_classes_alone(head: str, size: tuple[int, int]):
+    model, images = tiny(patch_head=True, head=head).eval(), torch.randn(3, 3, *size)
+    chosen = [[0, 3], [1, 4], [2, 3]]
+    before = model(images)
+    view = model.restricted_to(torch.tensor(chosen))
+    maps, logits = view.attention_maps(images)
+    scores = view.patch_scores(view.encode(view.embed(images)), view.grid_of(images))
+    for b, classes in enumerate(chosen):
+        small, image = cut_down(model, classes, size=(8, 12), head=head), images[b : b + 1]
+        assert torch.allclose(logits[b], small(image)[0], atol=1e-5)
+        assert torch.allclose(maps[b], small.attention_maps(image)[0][0], atol=1e-5)
+        expected = small.patch_scores(small.encode(small.embed(image)), small.grid_of(image))
+        assert torch.allclose(scores[b], expected[0], atol=1e-5)
+    assert torch.equal(model(images), before)
+    assert (model.num_classes, view.num_classes) == (5, 2)
+    assert all(mine is its for mine, its in zip(model.parameters(), view.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("head", ["dense", "diagonal"])
+def test_a_view_on_all_classes_is_the_model(head: str):
+    model, images = tiny(patch_head=True, head=head).eval(), torch.randn(2, 3, 8, 12)
+    view = model.restricted_to(torch.arange(5).expand(2, -1))
+    assert torch.allclose(view(images), model(images), atol=1e-5)
+    assert torch.allclose(view.attention_maps(images)[0], model.attention_maps(images)[0], atol=1e-5)
+
+
 def test_without_the_register_the_sequence_ends_with_the_patches():
     model = tiny(register_token=False)
     assert model.register_token is None

@@ -16,7 +16,7 @@ from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.extract import decide, extract_pseudomasks
-from ctm.pseudomasks.readings import read_split
+from ctm.pseudomasks.readings import read_split, together
 
 CLASSES = ClassTable(tuple("abcdefgh"))
 INPUTS = InputSpec((24, 32), 15, 1e-4)
@@ -65,3 +65,39 @@ def test_threads_decide_as_one_does(model: ClassTokenViT, tiny_shards: ShardFold
         assert one.index == other.index
         assert np.array_equal(one.mask, other.mask)
         assert np.array_equal(one.confidence, other.confidence)
+
+
+@pytest.mark.parametrize("strategy", ["attention", "relevance"])
+def test_images_come_in_their_order_whatever_their_number_of_candidates_and_the_batch(
+    model: ClassTokenViT, tiny_shards: ShardFolder, strategy: Any
+):
+    split = tiny_shards.split("train")
+    split.labels[4] = False
+    split.labels[9] = True
+    settings = {"strategy": strategy, "tokens": "candidates", "refinement": "pamr"}
+    one, three = (
+        list(extract_pseudomasks(model, split, INPUTS, classes=CLASSES, config=config, **WORK))
+        for config in (ExtractConfig(batch_size=size, **settings) for size in (1, 3))  # 2 to 3 windows of 8 and 24
+    )
+    assert [found.index for found in one] == [found.index for found in three] == list(range(24))
+    for first, second in zip(one, three, strict=True):
+        assert np.array_equal(first.mask, second.mask)
+        np.testing.assert_allclose(first.logits, second.logits, rtol=1e-4, atol=1e-5)
+        assert np.array_equal(np.isnan(first.logits), ~split.labels[first.index])
+    assert (one[4].mask == 255).all()
+    whole = next(extract_pseudomasks(
+        model, split, INPUTS, classes=CLASSES, config=ExtractConfig(strategy=strategy, refinement="pamr"),
+        samples=[9], **WORK,
+    ))  # fmt: skip
+    assert np.array_equal(one[9].mask, whole.mask)  # every class is a candidate: nothing is left out
+
+
+def test_a_window_is_all_that_is_read_before_the_first_mask(model: ClassTokenViT, tiny_shards: ShardFolder):
+    split, read = tiny_shards.split("train"), []
+    image = split.image
+    split.image = lambda index: read.append(index) or image(index)  # type: ignore[method-assign]
+    config = ExtractConfig(tokens="candidates", batch_size=2)
+    next(read_split(model, split, INPUTS, config=config, **WORK))
+    assert read == list(range(16))
+    assert together(config) == 16
+    assert together(ExtractConfig(batch_size=2)) == 2

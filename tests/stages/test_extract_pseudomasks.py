@@ -213,3 +213,53 @@ def test_a_part_reads_no_image_of_another(
     assert metrics["train"]["samples"] + metrics["val"]["samples"] == 24 + 8 - 10 - 5
     with pytest.raises(ArtifactError, match="damaged"):
         run_part(pipeline, tiny_params, Part(1, 2), tmp_path / "first", shards=damaged)
+
+
+CANDIDATES = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 2}  # windows of 16 images
+
+
+def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(
+    pipeline: Any, tiny_params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    metrics = pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, **CANDIDATES))
+    found = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
+    for name, images in (("train", 24), ("val", 8)):
+        assert counts(metrics)[name] == (images, 0, 1.0)
+        assert [metrics[name][figure] for figure in ("map", "chance_map", "learned")] == [None] * 3
+        assert metrics[name]["tokens"]["used"] == "candidates"
+        assert metrics[name]["tokens"]["images"] == images
+        assert 0 <= metrics[name]["tokens"]["difference"] < 1
+    assert found.index.about["tokens_used"] == {name: metrics[name]["tokens"] for name in ("train", "val")}
+    assert "hardly learned" not in caplog.text
+
+
+def test_beyond_the_tolerance_the_masks_are_those_of_all_tokens_and_the_map_is_known(
+    pipeline: Any, tiny_params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    params = with_settings(tiny_params, **CANDIDATES | {"tokens_tolerance": 0.0, "batch_size": 5})
+    metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
+    assert "all tokens are used" in caplog.text
+    plain = pipeline.metrics("extract_pseudomasks")
+    for name in ("train", "val"):
+        assert metrics[name]["tokens"]["used"] == "all"
+        assert metrics[name]["tokens"]["difference"] > 0
+        assert {key: value for key, value in metrics[name].items() if key != "tokens"} == plain[name]
+        shard = f"artifacts/pseudomasks/{name}-00000.tar"
+        assert (tmp_path / shard).read_bytes() == (pipeline.root / shard).read_bytes()
+
+
+def test_parts_choose_their_tokens_by_the_whole_split_and_have_its_masks(
+    pipeline: Any, tiny_params: Params, tmp_path: Path
+):
+    params = with_settings(tiny_params, **CANDIDATES, splits=("train",), refinement="pamr")
+    whole = run_part(pipeline, params, Part(1, 1), tmp_path / "whole")
+    masks, keys = ShardFolder.open(tmp_path / "whole").split("train"), []
+    for number in (1, 2):
+        metrics = run_part(pipeline, params, Part(number, 2), tmp_path / str(number))
+        assert metrics["train"]["tokens"] == whole["train"]["tokens"]
+        part = ShardFolder.open(tmp_path / str(number)).split("train")
+        for own, key in enumerate(part.keys):
+            assert part.read(own, "png") == masks.read(masks.index_of(key), "png")
+        keys.append(part.keys)
+    assert [len(found) for found in keys] == [16, 8]
+    assert [key for found in keys for key in found] == list(masks.keys)

@@ -114,6 +114,27 @@ def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, 
     assert metrics["train"]["map"] > 0
 
 
+def test_tokens_of_the_candidates_are_joined_too_and_must_be_used_by_all_parts(
+    pipeline: Any, tiny_params: Params, tmp_path: Path, merge, altered
+):
+    settings = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 1}  # windows of 8 images
+    extraction = tiny_params.extract_pseudomasks.model_copy(update=settings)
+    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
+    made = {}
+    for part in (WHOLE, Part(1, 2), Part(2, 2)):
+        made[part] = EXTRACT.run(config, context(part), **inputs, pseudomasks=tmp_path / f"{part.number}-{part.count}")
+    whole, *parts = (tmp_path / f"{part.number}-{part.count}" for part in made)
+    assert json.dumps(merge(parts, params=params)) == json.dumps(made[WHOLE])
+    assert contents(tmp_path / "merged") == contents(whole)
+    other = altered(parts[1], lambda index: index["about"]["tokens_used"]["val"].update(used="all"))
+    with pytest.raises(ArtifactError, match=r"altered-2-2 was made from the tokens .*all but the tolerance\. Set"):
+        merge([parts[0], other], params=params)
+    plain = altered(parts[0], lambda index: index["about"].pop("tokens_used"))
+    with pytest.raises(ArtifactError, match="does not fit tokens candidates"):
+        merge([plain, parts[1]], params=params)
+
+
 def test_parts_that_chose_differently_are_refused(special, merge, altered):
     params, (_, first, second, third) = special
     other = altered(second, lambda index: index["about"]["chosen"].update(recipe="cam"))

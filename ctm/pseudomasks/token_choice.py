@@ -1,0 +1,90 @@
+"""Whether a split's masks may be made from the candidates' tokens alone: only if that hardly changes them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ctm.data.shards import Split
+from ctm.models.class_token_vit import ClassTokenViT
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.samples import spread
+from ctm.stage import Metrics
+
+__all__ = ["TokenChoice", "choose_tokens"]
+
+logger = logging.getLogger(__name__)
+
+CHECKED = 32
+"""Images whose masks are made both ways."""
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """Which tokens the masks of a split are made from, and why.
+
+    Attributes:
+        config: the extraction, whose ``tokens`` are those to use.
+        difference: fraction of the pixels that differ between the two ways (0..1); None if there is no image.
+        images: how many were compared.
+    """
+
+    config: ExtractConfig
+    difference: float | None
+    images: int
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the split's metrics say of it."""
+        return {"used": self.config.tokens, "difference": self.difference, "images": self.images}
+
+
+def choose_tokens(
+    model: ClassTokenViT, split: Split, *args: Any, config: ExtractConfig, **settings: Any
+) -> TokenChoice:
+    """Makes the masks of some images both ways, and takes all tokens if more of them than the tolerance differs.
+
+    Args:
+        model: gated or pruned classifier.
+        split: the whole split, even where only a part of it is extracted, so that all parts choose alike.
+        args: the other positional arguments of ``extract_pseudomasks``.
+        config: the extraction, with ``tokens: candidates``.
+        settings: the other arguments of ``extract_pseudomasks``.
+    """
+    indices = spread(len(split), CHECKED)
+    ways = [
+        extract_pseudomasks(
+            model,
+            split,
+            *args,
+            config=config.model_copy(update={"tokens": tokens, "confidence": False}),
+            samples=indices,
+            **{**settings, "description": f"{split.name}, {tokens} tokens"},
+        )
+        for tokens in ("all", "candidates")
+    ]
+    differing, pixels = 0, 0
+    for one, other in zip(*ways, strict=True):
+        differing += int(np.count_nonzero(one.mask != other.mask))
+        pixels += one.mask.size
+    difference = differing / pixels if pixels else None
+    return TokenChoice(_within(config, difference, split=split.name, images=len(indices)), difference, len(indices))
+
+
+def _within(config: ExtractConfig, difference: float | None, *, split: str, images: int) -> ExtractConfig:
+    """The configuration to use; a warning where it is not the one that was asked for."""
+    found = f"{difference or 0:.2%} of the pixels of {images} images of {split} differ"
+    if difference is None or difference <= config.tokens_tolerance:
+        logger.info("the candidates' tokens alone: %s from what all tokens give", found)
+        return config
+    logger.warning(
+        "extract_pseudomasks.tokens: with the candidates' tokens alone %s from what all tokens give, and "
+        "tokens_tolerance is %.2f%%: all tokens are used.",
+        found,
+        100 * config.tokens_tolerance,
+    )
+    return config.model_copy(update={"tokens": "all"})
