@@ -156,6 +156,11 @@ def test_the_last_override_wins(demo: Path):
             "extract_pseudomasks={strategy: auto, auto: [cam, fused]}",
             "extract_pseudomasks.auto: cam, fused reads the patch head, but model.patch_head is false",
         ),
+        (
+            "extract_pseudomasks={tokens: candidates, label_source: predicted}",
+            "tokens is candidates, which must be known before the classifier has run, but label_source is predicted",
+        ),
+        ("model.head=diag", "model.head: Input should be 'dense' or 'diagonal' (found 'diag')"),
         ("extract_pseudomasks.fill=background", "fill is background, but dataset.background names no class"),
         ("dataset.background=Water", "fill is nearest, which would never paint dataset.background 'Water'"),
         ("train_classifier.betas=[0.9]", "train_classifier.betas: Field required"),

@@ -104,7 +104,7 @@ def _masks(
     description = f"pseudo-masks of {split.name}"
     readings = read_split(model, split, inputs, config=config, device=device, workers=workers, description=description)
     finish = partial(_finished, classes=classes, config=config)
-    return mapped(finish, readings, threads=helpers(), ahead=2 * config.batch_size)
+    return mapped(finish, readings, threads=helpers(), ahead=config.batch_size)
 
 
 def _finished(reading: Reading, *, classes: ClassTable, config: ExtractConfig) -> EncodedMask:
