@@ -141,6 +141,20 @@ def test_the_choice_of_auto_is_told_and_shown(pipeline: Any, tiny_params: Any, t
     assert "Label-free score" in html
 
 
+def test_masks_from_the_candidates_tokens_are_scored_beside_the_map_of_the_whole_classifier(
+    pipeline: Any, tiny_params: Any, tmp_path: Path
+):
+    extraction = tiny_params.extract_pseudomasks.model_copy(update={"tokens": "candidates", "tokens_tolerance": 1.0})
+    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    made = pipeline.run("extract_pseudomasks", tmp_path, params=params)
+    assert made["train"]["map"] is None
+    metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
+    assert metrics["classifier"]["val"] == pipeline.metrics("evaluate")["classifier"]["val"]
+    assert metrics["pseudomasks"]["train"]["miou"] > 0
+    compared = (found["pseudomasks"]["train"]["compare"] for found in (metrics, pipeline.metrics("evaluate")))
+    assert next(compared) == next(compared)  # recipes are compared by all tokens, as always
+
+
 def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its_truth(
     pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
 ):
