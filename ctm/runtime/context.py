@@ -20,20 +20,6 @@ double precision all over, slow, to compare two trainings to their last digits."
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which part of the samples a run handles: the ``number``-th of ``count``, counted from 1."""
-
-    number: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-
-WHOLE = Part(1, 1)
-
-
-@dataclass(frozen=True)
 class Launch:
     """Which of how many processes of one run this is, as torchrun says; one process is the first and only.
 
@@ -62,6 +48,24 @@ class Launch:
 
 
 SINGLE = Launch()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of the samples a run handles: the ``number``-th of ``count``, counted from 1."""
+
+    number: int
+    count: int
+
+    def of_process(self, launch: Launch) -> Part:
+        """The share of this part that one of several processes handles."""
+        return Part((self.number - 1) * launch.world + launch.rank + 1, self.count * launch.world)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+WHOLE = Part(1, 1)
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctm.data.classes import check_same_classes
 from ctm.data.shard_index import ShardIndex, write_index
-from ctm.data.shards import ShardFolder, Split
-from ctm.errors import ArtifactError
+from ctm.data.shards import ShardFolder
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.mask_shards import EncodedMask, read_mask, write_masks
-from ctm.pseudomasks.parts import AGAIN, CHOSEN, TOKENS, order_parts
+from ctm.pseudomasks.joining import join_masks
+from ctm.pseudomasks.parts import CHOSEN, TOKENS, order_parts
 from ctm.pseudomasks.ranking import not_learned
 from ctm.runtime.context import Context
 from ctm.runtime.digest import digest_artifact
-from ctm.runtime.progress import track
 from ctm.stage import Config, Kind, Metrics, Output, Parts, Profile, Ref, Stage
 
 __all__ = ["STAGE"]
@@ -52,10 +49,9 @@ def run(
     if settings.tokens == "candidates":
         about[TOKENS] = first[TOKENS]
     for name in settings.splits:
-        split = data.split(name)
-        read = _masks(split, ordered, confidence=settings.confidence)
-        masks = track(read, description=f"pseudo-masks of {name}", total=len(split))
-        entries[name], metrics[name] = write_masks(pseudomasks, split, masks, classes=data.classes)
+        entries[name], metrics[name] = join_masks(
+            pseudomasks, data.split(name), ordered, classes=data.classes, confidence=settings.confidence
+        )
         if settings.tokens == "candidates":
             metrics[name]["tokens"] = about[TOKENS][name]
         if metrics[name]["learned"] is False:
@@ -65,26 +61,6 @@ def run(
     )
     write_index(pseudomasks, index)
     return metrics
-
-
-def _masks(split: Split, parts: Mapping[str, ShardFolder], *, confidence: bool) -> Iterator[EncodedMask]:
-    """The masks of one split, part by part, each held against the image whose turn it is."""
-    turn = 0
-    for name, folder in parts.items():
-        part = folder.split(split.name)
-        for own, key in enumerate(part.keys):
-            _check_turn(key, split, turn, name=name)
-            yield replace(read_mask(part, own, confidence=confidence), index=turn)
-            turn += 1
-    if turn != len(split):
-        raise ArtifactError(f"split {split.name!r} has {len(split)} images, but the parts hold {turn} masks; {AGAIN}")
-
-
-def _check_turn(key: str, split: Split, turn: int, *, name: str) -> None:
-    expected = split.keys[turn] if turn < len(split) else None
-    if key != expected:
-        place = "behind the last image" if expected is None else f"where that of {expected!r} belongs"
-        raise ArtifactError(f"{name}: split {split.name!r} has the mask of {key!r} {place}; {AGAIN}")
 
 
 STAGE = Stage(

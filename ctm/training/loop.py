@@ -169,7 +169,7 @@ class _Training:
 
     def resume(self) -> None:
         """Takes over the state of an interrupted run, which the first process reads and tells the others."""
-        state = self.processes.broadcast(None if self.checkpoints is None else self.checkpoints.load())
+        state = self.processes.by_first(lambda: None if self.checkpoints is None else self.checkpoints.load())
         if state is None:
             return
         for name, part in self._stateful().items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,11 +64,11 @@ class Processes:
         distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
         return int(numbers.item())
 
-    def broadcast(self, value: T) -> T:
-        """The first process's value, in all of them; anything that can be pickled."""
+    def by_first(self, compute: Callable[[], T]) -> T:
+        """What the first process computes, in all of them; anything that can be pickled."""
         if self.world == 1:
-            return value
-        values = [value if self.is_first else None]
+            return compute()
+        values = [compute() if self.is_first else None]
         distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return cast("T", values[0])
 

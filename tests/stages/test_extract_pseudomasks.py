@@ -22,6 +22,7 @@ from ctm.pseudomasks.recipes import parse_recipe
 from ctm.runtime.context import Context, Part
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import STAGES
+from tests.commands import Commands
 
 
 def with_settings(params: Params, **settings: Any) -> Params:
@@ -263,3 +264,22 @@ def test_parts_choose_their_tokens_by_the_whole_split_and_have_its_masks(
         keys.append(part.keys)
     assert [len(found) for found in keys] == [16, 8]
     assert [key for found in keys for key in found] == list(masks.keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["1/1", "2/2"])
+@pytest.mark.parametrize("changes", [{}, {"strategy": "auto", "auto_images": 8}, {"tokens": "candidates"}], ids=str)
+def test_two_processes_write_the_bytes_of_one(
+    pipeline: Any, tiny_params: Params, tmp_path: Path, changes: dict[str, Any], part: str
+):
+    params = with_settings(tiny_params, batch_size=2, **changes)
+    extractions = Commands("extract_pseudomasks", params, pipeline.inputs("extract_pseudomasks"), tmp_path)
+    for name, processes in (("one", 1), ("two", 2)):
+        code, log = extractions.run(name, "--part", part, processes=processes)
+        assert code == 0, log
+    one, two = (extractions.folder(name) for name in ("one", "two"))
+    assert {path.name: path.read_bytes() for path in two.iterdir()} == {
+        path.name: path.read_bytes() for path in one.iterdir()
+    }
+    metrics = [(tmp_path / name / "metrics" / "extract_pseudomasks.json").read_bytes() for name in ("one", "two")]
+    assert metrics[0] == metrics[1]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ctm.runtime.preemption import EXIT_CODE
-from tests.training.trainings import Trainings
+from tests.commands import Commands
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def end_at_random(process: subprocess.Popen[str], rng: random.Random, number: si
 
 
 def test_the_state_of_a_long_epoch_is_found_though_the_newest_is_damaged(trainings_of):
-    trainings: Trainings = trainings_of("train_classifier", epochs=EPOCHS, batch_size=4)
+    trainings: Commands = trainings_of("train_classifier", epochs=EPOCHS, batch_size=4)
     assert trainings.run("undisturbed")[0] == 0
     end_at_random(trainings.start("ended"), random.Random(0), signal.SIGTERM)
     newest = max(trainings.states("ended"))

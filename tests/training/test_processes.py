@@ -1,4 +1,4 @@
-"""Trainings of several processes under torchrun: the curve of one process, and an end in order when one is lost."""
+"""Commands of several processes under torchrun: the curve of one process, and an end in order when one is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ctm.params import Params
 from ctm.runtime.context import Launch
-from tests.training.trainings import WITHOUT_BATCH_NORM, Trainings
+from tests.commands import WITHOUT_BATCH_NORM, Commands
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_batch_normalisation_is_refused_where_it_cannot_be_shared(trainings_of):
 
 
 def test_stages_of_one_process_refuse_several(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    code, log = Trainings("prune_heads", tiny_params, pipeline.inputs("prune_heads"), tmp_path).run("run", processes=2)
+    code, log = Commands("prune_heads", tiny_params, pipeline.inputs("prune_heads"), tmp_path).run("run", processes=2)
     assert code == 1
     assert "prune-heads runs as one process, and torchrun has started 2" in log
 
@@ -142,7 +142,7 @@ def test_one_process_is_the_first_and_only(monkeypatch: pytest.MonkeyPatch):
     assert Launch.from_environment() == Launch(rank=5, world=8, local_rank=1, local_world=4)
 
 
-def wait_for_process(process: subprocess.Popen[str], trainings: Trainings, *, rank: int, name: str = "run") -> int:
+def wait_for_process(process: subprocess.Popen[str], trainings: Commands, *, rank: int, name: str = "run") -> int:
     """The id of the process with that rank, once the training has saved a state."""
     while not trainings.states(name):
         assert process.poll() is None, process.communicate()[0]

@@ -1,4 +1,4 @@
-"""Trainings as commands of their own, of one process or several, that tests start, disturb and compare."""
+"""Stages as commands of their own, of one process or several, that tests start, disturb and compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ctm.params import Params, to_yaml
 from ctm.stages import STAGES
 
-__all__ = ["WITHOUT_BATCH_NORM", "Trainings"]
+__all__ = ["WITHOUT_BATCH_NORM", "Commands"]
 
 BIN = Path(sys.executable).parent
 
@@ -23,8 +23,8 @@ WITHOUT_BATCH_NORM = {
 """Settings of a segmenter that several processes can train on a CPU."""
 
 
-class Trainings:
-    """Starts one training, each time on a disk of its own or on one where it has been before."""
+class Commands:
+    """Starts one stage, each time on a disk of its own or on one where it has been before."""
 
     def __init__(self, stage: str, params: Params, inputs: dict[str, Path], root: Path) -> None:
         self.stage, self._inputs, self._root = stage, inputs, root
