@@ -13,38 +13,59 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["median_seconds", "peak_megabytes", "resident_megabytes"]
 
 MEGABYTE = 1_000_000
+CPU = torch.device("cpu")
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or torch's profiler writes to standard error at every start and stop
 
 
-def median_seconds(functions: Sequence[Callable[[], object]], *, repeats: int) -> list[float]:
+def median_seconds(
+    functions: Sequence[Callable[[], object]], *, repeats: int, warmups: int = 1, device: torch.device = CPU
+) -> list[float]:
     """Median seconds of each function over ``repeats`` rounds, in each of which every function runs once.
 
     The rounds go through the functions alternately forwards and backwards, so that what slows the machine down for a
-    while slows down all of them. One more round before, not counted, warms up.
+    while slows down all of them. ``warmups`` more rounds before are not counted. What a GPU still has to do when a
+    function returns belongs to its time.
     """
     seconds: list[list[float]] = [[] for _ in functions]
     gc.collect()
-    for turn in range(repeats + 1):
+    for turn in range(repeats + warmups):
         order = range(len(functions)) if turn % 2 else reversed(range(len(functions)))
         for number in order:
+            _wait(device)
             start = perf_counter()
             functions[number]()
+            _wait(device)
             seconds[number].append(perf_counter() - start)
-    return [median(times[1:]) for times in seconds]
+    return [median(times[warmups:]) for times in seconds]
 
 
-def peak_megabytes(function: Callable[[], object]) -> float:
-    """Most memory that torch's allocator on the CPU holds at once for ``function``, in MB, beside what it held before.
+def peak_megabytes(function: Callable[[], object], *, device: torch.device = CPU) -> float:
+    """Most memory that torch's allocator on the device holds at once for ``function``, in MB, beside what it held.
 
     It is counted from every allocation and release, not sampled, so another process or the C library's own cache does
     not change it. What the function returns is released after the count.
     """
+    return _peak_on_gpu(function, device) if device.type == "cuda" else _peak_on_cpu(function)
+
+
+def _peak_on_gpu(function: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = function()
+    _wait(device)
+    del result
+    return (torch.cuda.max_memory_allocated(device) - before) / MEGABYTE
+
+
+def _peak_on_cpu(function: Callable[[], object]) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         result = function()
     del result
@@ -55,6 +76,11 @@ def peak_megabytes(function: Callable[[], object]) -> float:
     changes: list[tuple[float, int]] = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
     changes.sort(key=lambda change: change[0])  # stable: events of one instant stay in their order
     return max(accumulate((size for _, size in changes), initial=0)) / MEGABYTE
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def resident_megabytes(command: Sequence[str | Path]) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from bench.reference import (
     assign_paper_by_pixels,
     attention_maps_of_kept_matrices,
     breadth_first,
+    forward_keeping_matrices,
     mask_tokens_by_loops,
     paint_by_pixels,
     relevance_one_by_one,
 )
 from bench.row import Row
+from bench.sizes import Setting, Sizes
 from ctm.data.classes import IGNORE
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
@@ -31,10 +33,13 @@ from ctm.pseudomasks.config import MapConfig
 from ctm.pseudomasks.maps import ClassMaps, class_maps
 from ctm.pseudomasks.strategies import STRATEGIES
 
-__all__ = ["DEFAULT", "PAPER", "Sizes", "model_rows"]
+__all__ = ["attention_row", "close", "close_in", "forward", "make_model", "model_rows", "random_images", "two_or_three"]
 
-CLOSE = 1e-4
+CLOSE = {"fp32": 1e-4, "bf16": 0.1}
 """Largest difference between reference and ours, as a fraction of the reference's largest value."""
+
+FEW = 1000
+"""Tokens from which the dearest references work on one image."""
 
 LAST_BLOCKS = 3
 DEAREST = 2.5
@@ -44,68 +49,61 @@ SHARES = (0.0, 0.25, 0.5, 0.67, 0.75)
 """Fractions of the heads that are removed."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How big the inputs are.
-
-    Attributes:
-        channels: of an image.
-        image: side of an image in pixels.
-        patch: side of a patch in pixels.
-        classes: number of class tokens C.
-        depth: number of blocks.
-        width: of a token, D.
-        heads: attention heads of a block.
-        batch: images in a forward pass.
-    """
-
-    channels: int
-    image: int
-    patch: int
-    classes: int
-    depth: int
-    width: int
-    heads: int
-    batch: int
-
-
-DEFAULT = Sizes(channels=3, image=224, patch=16, classes=20, depth=12, width=384, heads=12, batch=4)
-"""ViT-S with twice its heads, on photographs."""
-PAPER = Sizes(channels=15, image=224, patch=14, classes=8, depth=12, width=768, heads=16, batch=2)
-"""DFC2020 in the paper's Table 7: ViT-B with 16 heads."""
-
-
-def model_rows(sizes: Sizes) -> Iterator[Row]:
+def model_rows(setting: Setting) -> Iterator[Row]:
     """The rows of the table, each made when the one before has been measured."""
-    yield masking_row(sizes)
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(sizes.batch, sizes.channels, sizes.image, sizes.image, generator=generator)
-    model = make_model(sizes)
-    yield Row(
+    if setting.device.type == "cpu":
+        yield masking_row(setting.sizes)
+    yield attention_row(setting)
+    yield relevance_row(setting)
+    for strategy in STRATEGIES:
+        yield price_row(setting, strategy)
+    if setting.device.type == "cpu":
+        yield assignment_row(setting.sizes)
+    yield from forward_rows(setting)
+    for share in SHARES:
+        yield pruning_row(setting, share)
+
+
+def attention_row(setting: Setting) -> Row:
+    """The paper's maps and a forward pass."""
+    model, images = make_model(setting.sizes).to(setting.device), random_images(setting)
+    return Row(
         "attention: N×N of all blocks kept ÷ C×N rows",
         lambda: attention_maps_of_kept_matrices(model, images),
-        lambda: model.attention_maps(images),
-        close,
+        within(setting, lambda: model.attention_maps(images)),
+        close_in(setting),
         memory=True,
+        device=setting.device,
     )
-    few, candidates = images[:2], two_or_three(sizes)[:2]  # the plain way takes seconds an image
-    yield Row(
+
+
+def relevance_row(setting: Setting) -> Row:
+    """Maps of strategy relevance, which the plain way takes seconds an image for: two images, or one where N is large.
+
+    Both in fp32, as in extraction.
+    """
+    number = 2 if setting.sizes.tokens < FEW else 1
+    model, images = make_model(setting.sizes).to(setting.device), random_images(setting)[:number]
+    candidates = two_or_three(setting.sizes, number).to(setting.device)
+
+    def ours() -> tuple[Tensor, Tensor]:
+        found = read(model, images, candidates, "relevance")
+        return found.maps, found.logits
+
+    return Row(
         f"relevance, {LAST_BLOCKS} blocks, {mean_count(candidates):.3g} classes: one by one ÷ batched",
-        lambda: relevance_one_by_one(model, few, candidates, LAST_BLOCKS),
-        lambda: read(model, few, candidates, "relevance").maps,
+        lambda: relevance_one_by_one(model, images, candidates, LAST_BLOCKS),
+        ours,
         close,
         memory=True,
+        device=setting.device,
     )
-    for strategy in STRATEGIES:
-        yield price_row(sizes, images, strategy)
-    yield assignment_row(sizes)
-    for share in SHARES:
-        yield pruning_row(sizes, images, share)
 
 
-def price_row(sizes: Sizes, images: Tensor, strategy: str) -> Row:
+def price_row(setting: Setting, strategy: str) -> Row:
     """What reading the maps of a batch costs, in plain forward passes: the ratio is the price."""
-    model, candidates = make_model(sizes, patch_head=True), two_or_three(sizes)
+    model = make_model(setting.sizes, patch_head=True).to(setting.device)
+    images, candidates = random_images(setting), two_or_three(setting.sizes, setting.batch).to(setting.device)
     model.requires_grad_(False)  # as extraction does
     return Row(
         f"price: {strategy}, {LAST_BLOCKS} blocks, {mean_count(candidates):.3g} classes ÷ forward",
@@ -114,6 +112,7 @@ def price_row(sizes: Sizes, images: Tensor, strategy: str) -> Row:
         None,
         memory=True,
         limit=DEAREST,
+        device=setting.device,
     )
 
 
@@ -137,9 +136,9 @@ def masking_row(sizes: Sizes) -> Row:
 def assignment_row(sizes: Sizes) -> Row:
     """Threshold, painting and nearest fill of a batch at full size."""
     generator = torch.Generator().manual_seed(4)
-    grid, size = sizes.image // sizes.patch, (sizes.image, sizes.image)
+    size = sizes.image
     coarse = torch.rand(sizes.batch, sizes.classes, 4, 4, generator=generator)
-    maps = F.interpolate(coarse, size=(grid, grid), mode="bicubic").clamp_min(0)
+    maps = F.interpolate(coarse, size=sizes.grid, mode="bicubic").clamp_min(0)
     probabilities = torch.rand(sizes.batch, sizes.classes, generator=generator)
     batch = list(zip(maps, probabilities, two_or_three(sizes), strict=True))
 
@@ -155,21 +154,64 @@ def assignment_row(sizes: Sizes) -> Row:
     )
 
 
-def pruning_row(sizes: Sizes, images: Tensor, share: float) -> Row:
+def forward_rows(setting: Setting) -> Iterator[Row]:
+    """Plain forward pass, without and with ``torch.compile``."""
+    images = random_images(setting)
+    plain = make_model(setting.sizes).to(setting.device)
+    for compiled in (False, True) if setting.compiled else (False,):
+        model = make_model(setting.sizes).to(setting.device)
+        if compiled:
+            compile_blocks(model)
+        yield Row(
+            f"forward{', torch.compile' if compiled else ''}: N×N of all blocks kept ÷ ours",
+            torch.no_grad()(lambda: forward_keeping_matrices(plain, images)[0]),
+            within(setting, partial(forward, model, images)),
+            close_in(setting),
+            memory=True,
+            device=setting.device,
+        )
+
+
+def pruning_row(setting: Setting, share: float) -> Row:
     """Forward pass with a share of every block's heads shut by its gate, and without these heads.
 
-    The name tells the share of heads that are shut and the share of weights that are left.
+    The name tells the share of heads that are shut and the share of weights that are left. Both sides in the precision
+    of ours.
     """
-    removed = round(share * sizes.heads)
-    gated = make_model(sizes, closed=removed)
+    removed = round(share * setting.sizes.heads)
+    gated, images = make_model(setting.sizes, closed=removed).to(setting.device), random_images(setting)
     pruned = prune_heads(gated)
     before, after = (sum(p.numel() for p in model.parameters()) for model in (gated, pruned))
     return Row(
-        f"forward, {removed / sizes.heads:.0%} heads, {after / before:.0%} weights: gated ÷ pruned",
-        lambda: forward(gated, images),
-        lambda: forward(pruned, images),
-        close,
+        f"forward, {removed / setting.sizes.heads:.0%} of the heads off, {after / before:.0%} weights: gated ÷ pruned",
+        within(setting, lambda: forward(gated, images)),
+        within(setting, lambda: forward(pruned, images)),
+        close_in(setting),
+        device=setting.device,
     )
+
+
+def random_images(setting: Setting) -> Tensor:
+    """A batch of noise, (B, Ch, H, W)."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (setting.batch, setting.sizes.channels, *setting.sizes.image)
+    return torch.randn(shape, generator=generator).to(setting.device)
+
+
+def compile_blocks(model: ClassTokenViT) -> None:
+    """Compiles each block in place: one program for all, as they are alike."""
+    for block in model.blocks:
+        block.compile()
+
+
+def within(setting: Setting, function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function in the precision of ours."""
+
+    def run() -> Any:
+        with setting.autocast():
+            return function()
+
+    return run
 
 
 def make_model(sizes: Sizes, *, closed: int = 0, patch_head: bool = False) -> ClassTokenViT:
@@ -193,10 +235,10 @@ def make_model(sizes: Sizes, *, closed: int = 0, patch_head: bool = False) -> Cl
     return model
 
 
-def two_or_three(sizes: Sizes) -> Tensor:
-    """Candidates: two classes in one image, three in the next, (B, C) bool."""
-    candidates = torch.zeros(sizes.batch, sizes.classes, dtype=torch.bool)
-    for b in range(sizes.batch):
+def two_or_three(sizes: Sizes, number: int | None = None) -> Tensor:
+    """Candidates of ``number`` images (None: a batch): two classes in one, three in the next, (B, C) bool."""
+    candidates = torch.zeros(sizes.batch if number is None else number, sizes.classes, dtype=torch.bool)
+    for b in range(len(candidates)):
         for k in range(2 + b % 2):
             candidates[b, (3 * b + k) % sizes.classes] = True
     return candidates
@@ -221,11 +263,16 @@ def forward(model: ClassTokenViT, images: Tensor) -> Tensor:
     return logits
 
 
-def close(reference: Any, ours: Any) -> bool:
+def close(reference: Any, ours: Any, *, tolerance: float = CLOSE["fp32"]) -> bool:
     """Whether two tensors, or the tensors of two tuples, agree up to rounding."""
     if isinstance(reference, tuple):
-        return all(map(close, reference, ours))
-    return bool((reference - ours).abs().max() <= CLOSE * reference.abs().max())
+        return all(close(one, other, tolerance=tolerance) for one, other in zip(reference, ours, strict=True))
+    return bool((reference - ours.to(reference.dtype)).abs().max() <= tolerance * reference.abs().max())
+
+
+def close_in(setting: Setting) -> Callable[[Any, Any], bool]:
+    """``close`` with the tolerance of the setting's precision."""
+    return partial(close, tolerance=CLOSE[setting.precision])
 
 
 def nearest_everywhere(painted: NDArray[np.uint8], filled: NDArray[np.uint8]) -> bool:

@@ -23,6 +23,8 @@ __all__ = [
     "assign_paper_by_pixels",
     "attention_maps_of_kept_matrices",
     "breadth_first",
+    "drop_tokens_by_loops",
+    "encode_keeping_matrices",
     "mask_tokens_by_loops",
     "paint_by_pixels",
     "relevance_one_by_one",
@@ -34,11 +36,19 @@ TOLERANCE = 1e-6
 
 def mask_tokens_by_loops(tokens: Tensor, present: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
     """``mask_absent_tokens`` with a draw and a decision for every image and class, (B, C, D)."""
+    draws = torch.zeros(present.shape)
+    for b in range(tokens.shape[0]):
+        for c in range(tokens.shape[1]):
+            draws[b, c] = torch.rand((), generator=generator)
+    return drop_tokens_by_loops(tokens, present, draws < ratio)
+
+
+def drop_tokens_by_loops(tokens: Tensor, present: Tensor, chosen: Tensor) -> Tensor:
+    """Zeroes the tokens of absent classes that are ``chosen``, (B, C) bool, one after the other, (B, C, D)."""
     masked = tokens.clone()
     for b in range(tokens.shape[0]):
         for c in range(tokens.shape[1]):
-            draw = torch.rand((), generator=generator)
-            if not present[b, c] and draw < ratio:
+            if not present[b, c] and chosen[b, c]:
                 masked[b, c] = 0
     return masked
 
@@ -51,39 +61,55 @@ def attention_maps_of_kept_matrices(model: ClassTokenViT, images: Tensor) -> tup
     return torch.as_tensor(total).reshape(len(images), model.num_classes, *model.grid), logits
 
 
-def relevance_one_by_one(model: ClassTokenViT, images: Tensor, candidates: Tensor, blocks: int) -> Tensor:
-    """Strategy relevance with a forward pass and a backward pass of the whole network for every image and class."""
-    maps = torch.zeros(len(images), model.num_classes, model.grid[0] * model.grid[1])
+def relevance_one_by_one(
+    model: ClassTokenViT, images: Tensor, candidates: Tensor, blocks: int
+) -> tuple[Tensor, Tensor]:
+    """Strategy relevance with a forward pass and a backward pass of the whole network for every image and class.
+
+    Returns:
+        Maps (B, C, h0, w0), and logits (B, C), zero for images without a candidate.
+    """
+    maps = images.new_zeros(len(images), model.num_classes, model.grid[0] * model.grid[1])
+    scores = images.new_zeros(len(images), model.num_classes)
     for b, c in candidates.nonzero().tolist():
         logits, matrices = forward_keeping_matrices(model, images[b : b + 1])
         gradients = torch.autograd.grad(logits[0, c], matrices)
         for matrix, gradient in list(zip(matrices, gradients, strict=True))[-blocks:]:
             product = (matrix * gradient).relu()[0, :, : model.num_classes, model.patches]  # (H, C, P)
             maps[b, c] += product.sum(dim=(0, 1)).detach()
-    return maps.reshape(len(images), model.num_classes, *model.grid)
+        scores[b] = logits[0].detach()
+    return maps.reshape(len(images), model.num_classes, *model.grid), scores
 
 
 def forward_keeping_matrices(model: ClassTokenViT, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits (B, C), and for each block gate times softmax, (B, H, N, N)."""
+    tokens, matrices = encode_keeping_matrices(model, images)
+    return model.classify(tokens), matrices
+
+
+def encode_keeping_matrices(
+    model: ClassTokenViT, images: Tensor, gate_generator: torch.Generator | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """The last block's output (B, N, D), and for each block gate times softmax, (B, H, N, N)."""
     tokens = model.embed(images)
     matrices = []
     for block in model.blocks:
         layers = cast("Any", block)  # a timm Block
-        heads, matrix = _attend(layers.attn, layers.norm1(tokens))
+        heads, matrix = _attend(layers.attn, layers.norm1(tokens), gate_generator)
         matrices.append(matrix)
         tokens = tokens + layers.ls1(heads)
         tokens = tokens + layers.ls2(layers.mlp(layers.norm2(tokens)))
-    return model.classify(tokens), matrices
+    return tokens, matrices
 
 
-def _attend(attention: GatedAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+def _attend(attention: GatedAttention, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     batch, length, _ = x.shape
     split = (batch, length, 3, len(attention.kept_heads), attention.head_dim)
     q, k, v = attention.qkv(x).reshape(split).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d) each
     q, k = attention.q_norm(q), attention.k_norm(k)
     matrix = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1)
     if attention.gate is not None:
-        matrix = matrix * attention.gate()[:, None, None]
+        matrix = matrix * attention.gate(generator)[:, None, None]
     heads: Tensor = attention.proj((matrix @ v).transpose(1, 2).reshape(batch, length, -1))
     return heads, matrix
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.measure import median_seconds, peak_megabytes
-from bench.models import Sizes, close, make_model, model_rows, nearest_everywhere, two_or_three
+from bench.models import close, make_model, model_rows, nearest_everywhere, two_or_three
 from bench.reference import (
     assign_paper_by_pixels,
     attention_maps_of_kept_matrices,
@@ -20,13 +20,14 @@ from bench.reference import (
     relevance_one_by_one,
 )
 from bench.row import Row, measured
+from bench.sizes import Setting, Sizes
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
 from ctm.pseudomasks.config import MapConfig
 from ctm.pseudomasks.maps import class_maps
 
-TINY = Sizes(channels=2, image=16, patch=4, classes=5, depth=3, width=24, heads=4, batch=3)
+TINY = Sizes(channels=2, image=(16, 16), patch=4, classes=5, depth=3, width=24, heads=4, batch=3)
 IMAGES = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -59,9 +60,10 @@ def test_kept_matrices_give_the_same_attention_maps_gated_and_pruned(closed: int
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_relevance_one_by_one_gives_the_batched_maps(blocks: int):
     model, candidates = make_model(TINY, closed=1), two_or_three(TINY)
-    theirs = relevance_one_by_one(model, IMAGES, candidates, blocks)
+    theirs, logits = relevance_one_by_one(model, IMAGES, candidates, blocks)
     assert theirs[candidates].flatten(1).any(dim=1).all()
-    assert close(theirs, class_maps(model, IMAGES, candidates, MapConfig(blocks=blocks)).maps)
+    ours = class_maps(model, IMAGES, candidates, MapConfig(blocks=blocks))
+    assert close((theirs, logits), (ours.maps, ours.logits))
 
 
 def test_assignment_by_pixels_paints_the_same_and_fills_with_a_nearest_value():
@@ -86,10 +88,16 @@ def test_the_check_of_the_fill_sees_a_value_that_is_not_nearest():
     assert not nearest_everywhere(painted, np.array([[1, 0, 0, 1, 1]], dtype=np.uint8))
 
 
-def test_every_row_of_the_table_agrees_and_is_measured():
-    lines = [measured(row, repeats=1) for row in model_rows(TINY)]
-    assert len(lines) == 14
+def test_every_row_of_the_models_agrees_and_is_measured():
+    lines = [measured(row, repeats=1) for row in model_rows(Setting(TINY))]
+    assert len(lines) == 15
     assert all(" ms" in line for line in lines)
+
+
+def test_the_rows_agree_in_bf16_too():
+    rows = [row for row in model_rows(Setting(TINY, precision="bf16")) if row.agree is not None]
+    assert all(row.agree(row.reference(), row.ours()) for row in rows)
+    assert len(rows) == 10
 
 
 def test_a_row_whose_sides_disagree_ends_the_bench():

@@ -1,0 +1,27 @@
+"""The parts of the table: which rows there are, and at which sizes they are shown. A new part is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from bench.data import data_rows, memory_lines, rate_lines
+from bench.models import model_rows
+from bench.row import Row
+from bench.sizes import Setting
+
+__all__ = ["PAPER", "SIZED", "UNSIZED"]
+
+SIZED: dict[str, tuple[Callable[[Setting], Iterator[Row | str]], str]] = {
+    "models": (model_rows, "photographs"),
+}
+"""By the name that the command line takes: rows of a setting, and the sizes at which a CPU is shown them unless others
+are asked for."""
+
+UNSIZED: dict[str, Callable[[], Iterator[Row | str]]] = {
+    "data": lambda: chain(data_rows(), rate_lines(), memory_lines()),
+}
+"""Parts that have sizes of their own, and run on the CPU."""
+
+PAPER = ("dfc2020", "endotect", "ade20k")
+"""The sizes at which a GPU is shown the rows unless others are asked for."""
