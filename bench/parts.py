@@ -9,11 +9,13 @@ from bench.data import data_rows, memory_lines, rate_lines
 from bench.models import model_rows
 from bench.row import Row
 from bench.sizes import Setting
+from bench.training import training_rows
 
 __all__ = ["PAPER", "SIZED", "UNSIZED"]
 
 SIZED: dict[str, tuple[Callable[[Setting], Iterator[Row | str]], str]] = {
     "models": (model_rows, "photographs"),
+    "training": (training_rows, "endotect-s"),
 }
 """By the name that the command line takes: rows of a setting, and the sizes at which a CPU is shown them unless others
 are asked for."""
