@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from bench.data import data_rows, memory_lines, rate_lines
+from bench.evaluation import evaluation_rows
+from bench.extraction import extraction_rows
+from bench.extraction_memory import extraction_memory_lines
 from bench.models import model_rows
 from bench.row import Row
 from bench.sizes import Setting
@@ -16,11 +19,14 @@ __all__ = ["PAPER", "SIZED", "UNSIZED"]
 SIZED: dict[str, tuple[Callable[[Setting], Iterator[Row | str]], str]] = {
     "models": (model_rows, "photographs"),
     "training": (training_rows, "endotect-s"),
+    "extraction": (extraction_rows, "endotect-s"),
 }
 """By the name that the command line takes: rows of a setting, and the sizes at which a CPU is shown them unless others
 are asked for."""
 
 UNSIZED: dict[str, Callable[[], Iterator[Row | str]]] = {
+    "evaluation": evaluation_rows,
+    "memory": extraction_memory_lines,
     "data": lambda: chain(data_rows(), rate_lines(), memory_lines()),
 }
 """Parts that have sizes of their own, and run on the CPU."""

@@ -11,11 +11,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
+from bench.image_shards import class_table
 from bench.models import close_in, compile_blocks, make_model, random_images, two_or_three
 from bench.reference import drop_tokens_by_loops, encode_keeping_matrices
 from bench.row import Row
 from bench.sizes import Setting
-from ctm.data.classes import ClassTable
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.training.classifier import ClassifierTask
 from ctm.training.config import TrainClassifierConfig
@@ -53,8 +53,7 @@ class Steps:
 
     def __init__(self, setting: Setting, *, compiled: bool = False) -> None:
         self._fabric = setup_fabric("cuda" if setting.device.type == "cuda" else "cpu", setting.precision)
-        classes = ClassTable(tuple(map(str, range(setting.sizes.classes))))
-        self._task = ClassifierTask(CONFIG, classes, seed=SEED)
+        self._task = ClassifierTask(CONFIG, class_table(setting.sizes), seed=SEED)
         model = make_model(setting.sizes).train()
         if compiled:
             compile_blocks(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.data import data_rows, preprocess_command, rate_lines, write_photographs
-from bench.measure import resident_megabytes
+from bench.measure import allocated_megabytes, resident_megabytes
 from ctm.data.shards import ShardFolder
 
 
@@ -38,3 +38,15 @@ def test_resident_memory_is_that_of_the_command_and_its_children(script: str) ->
     hold = "import time; block = bytearray(200_000_000); block[::4096] = b'1' * len(block[::4096]); time.sleep(0.3)"
     code = hold if script == "x" else script.replace("x])", f"{hold!r}])")
     assert 200 < resident_megabytes([sys.executable, "-c", code]) < 260
+
+
+def test_allocated_memory_leaves_out_files_that_are_mapped(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(200_000_000))
+    code = (
+        "import mmap, sys, time; file = open(sys.argv[1], 'rb'); held = bytearray(50_000_000); "
+        "held[::4096] = b'1' * len(held[::4096]); seen = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ); "
+        "sum(seen[::4096]); time.sleep(0.3)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "large")]
+    assert 50 < allocated_megabytes(command) < 120
+    assert resident_megabytes(command) > 250
