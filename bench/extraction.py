@@ -43,7 +43,7 @@ def extraction_rows(setting: Setting) -> Iterator[Row]:
         for strategy, images in STRATEGIES.items():
             extraction = Extraction(setting, Path(place) / strategy, strategy, images=images)
             yield Row(
-                f"extraction, {strategy}, stored images to stored masks: plain ÷ ours",
+                f"extraction, {strategy}, image to mask file: plain ÷ ours",
                 extraction.plainly,
                 extraction.ours,
                 same_masks,

@@ -163,7 +163,7 @@ def forward_rows(setting: Setting) -> Iterator[Row]:
         if compiled:
             compile_blocks(model)
         yield Row(
-            f"forward{', torch.compile' if compiled else ''}: N×N of all blocks kept ÷ ours",
+            f"forward{', torch.compile' if compiled else ''}: N×N kept ÷ ours",
             torch.no_grad()(lambda: forward_keeping_matrices(plain, images)[0]),
             within(setting, partial(forward, model, images)),
             close_in(setting),
@@ -183,7 +183,7 @@ def pruning_row(setting: Setting, share: float) -> Row:
     pruned = prune_heads(gated)
     before, after = (sum(p.numel() for p in model.parameters()) for model in (gated, pruned))
     return Row(
-        f"forward, {removed / setting.sizes.heads:.0%} of the heads off, {after / before:.0%} weights: gated ÷ pruned",
+        f"forward, {removed / setting.sizes.heads:.0%} heads removed, {after / before:.0%} weights: gated ÷ pruned",
         within(setting, lambda: forward(gated, images)),
         within(setting, lambda: forward(pruned, images)),
         close_in(setting),

@@ -38,7 +38,7 @@ def training_rows(setting: Setting) -> Iterator[Row]:
     """A step: losses, gradients, clipping, AdamW. Both sides start from the same weights and make the same draws."""
     for compiled in (False, True) if setting.compiled else (False,):
         yield Row(
-            f"training step{', torch.compile' if compiled else ''}: N×N of all blocks kept ÷ ours",
+            f"training step{', torch.compile' if compiled else ''}: N×N kept ÷ ours",
             PlainSteps(setting),
             Steps(setting, compiled=compiled),
             close_in(setting),
