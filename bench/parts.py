@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+from bench.classes import class_rows
 from bench.data import data_rows, memory_lines, rate_lines
 from bench.evaluation import evaluation_rows
 from bench.extraction import extraction_rows
@@ -25,6 +26,7 @@ SIZED: dict[str, tuple[Callable[[Setting], Iterator[Row | str]], str]] = {
 are asked for."""
 
 UNSIZED: dict[str, Callable[[], Iterator[Row | str]]] = {
+    "classes": class_rows,
     "evaluation": evaluation_rows,
     "memory": extraction_memory_lines,
     "data": lambda: chain(data_rows(), rate_lines(), memory_lines()),

@@ -410,7 +410,10 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
         return option(name, Path, required, help=f"{about}.")
 
     sections = ", ".join(stage.config.model_fields)
-    workers = available_cores() if stage.profile is Profile.CPU else 0
+    workers = available_cores() if stage.profile is Profile.CPU else None
+    about_workers = "Processes that decode images; 0: the stage's own"
+    if stage.profile is Profile.GPU:
+        about_workers += "; left out: none on the CPU, beside a GPU its share of the cores, at most 8"
     inputs = [input_option(name, source) for name, source in stage.inputs.items()]
     outputs = [
         option(name, Path, Path(output.path), help=f"Where to write the {output.kind.value}.")
@@ -427,7 +430,7 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
         option("config", str | None, None, metavar="JSON", help="The stage's sections as JSON instead of --params."),
         *(part if stage.divisible else []),
         option("device", Device, "auto", help="Where to run; auto takes the GPU where there is one."),
-        option("workers", int, workers, help="Processes that decode images; 0: the stage's own.", min=0),
+        option("workers", int | None, workers, help=f"{about_workers}.", min=0),
         option(
             "checkpoints",
             str,

@@ -40,7 +40,7 @@ class RunOptions:
         manifest: where the manifest is written; None: beside the metrics.
         checkpoints: folder, or s3://bucket/prefix, for the state of unfinished runs.
         device: where to run.
-        workers: processes that decode images.
+        workers: processes that decode images; None: as many as suit the device.
         resume: whether to continue an interrupted run.
         part: the share of the samples to handle; the whole for all but divisible stages.
         labels: recorded in the manifest as they are.
@@ -52,7 +52,7 @@ class RunOptions:
     manifest: Path | None = None
     checkpoints: Path | str = WORKING_FOLDER
     device: Device = "auto"
-    workers: int = 0
+    workers: int | None = None
     resume: bool = True
     part: Part = WHOLE
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -74,7 +74,7 @@ class Context:
 
     Attributes:
         device: ``auto`` takes the GPU where there is one.
-        workers: processes that decode images; 0 decodes in the stage's own.
+        workers: processes that decode images; 0 decodes in the stage's own; None: as many as suit the device.
         checkpoints: folder of this very run (stage, code, parameters and inputs), kept outside the stage's outputs and
             removed when the stage has ended well.
         resume: continue from ``checkpoints`` where it holds the state of an interrupted run.
@@ -86,7 +86,7 @@ class Context:
     """
 
     device: Device
-    workers: int
+    workers: int | None
     checkpoints: Path
     resume: bool
     checkpoint_store: CheckpointStore | None = None

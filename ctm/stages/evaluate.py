@@ -71,11 +71,15 @@ def run(
     from ctm.models.segmenter import load_segmenter, read_supervision
     from ctm.pseudomasks.parts import CHOSEN, check_settings
     from ctm.pseudomasks.samples import spread
-    from ctm.training.device import pick_device
+    from ctm.training.device import decoding_workers, pick_device
     from ctm.training.history import read_history
 
     device = pick_device(context.device)
-    work: dict[str, Any] = {"device": device, "batch_size": config.evaluate.batch_size, "workers": context.workers}
+    work: dict[str, Any] = {
+        "device": device,
+        "batch_size": config.evaluate.batch_size,
+        "workers": decoding_workers(context, device),
+    }
     data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
     if pseudo.index.about:
         check_settings(pseudo, config.extract_pseudomasks.model_dump(mode="json"))
@@ -118,7 +122,7 @@ def run(
             compared = (
                 {"train": dict.fromkeys(BRIEF)}  # without truth there is nothing to compare by
                 if metrics["pseudomasks"]["train"]["miou"] is None
-                else _compare(entry, small, data, inputs, config=config, device=device, workers=context.workers)
+                else _compare(entry, small, data, inputs, config=config, device=device, workers=work["workers"])
             )
             for name, scores in compared.items():
                 metrics["pseudomasks"][name].setdefault("compare", {})[entry] = scores

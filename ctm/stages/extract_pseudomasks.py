@@ -31,7 +31,7 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     from ctm.pseudomasks.extraction import Extraction
     from ctm.pseudomasks.parts import PartRecord
     from ctm.runtime.digest import digest_artifact
-    from ctm.training.device import pick_device
+    from ctm.training.device import decoding_workers, pick_device
     from ctm.training.processes import joined
 
     data = ShardFolder.open(shards)
@@ -39,7 +39,7 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     check_same_classes(shards=data.classes, pruned=classes)
     device = pick_device(context.device, context.launch)
     with joined(context.launch, device) as processes:
-        extraction = Extraction(data, model, inputs, device=device, workers=context.workers)
+        extraction = Extraction(data, model, inputs, device=device, workers=decoding_workers(context, device))
         plan = processes.by_first(lambda: extraction.plan(config.extract_pseudomasks))
         if context.part != WHOLE:
             digests = {"shards": digest_artifact(shards), "pruned": digest_artifact(pruned)}

@@ -35,7 +35,7 @@ def run(config: PreprocessStageConfig, context: Context, *, raw: Tree, shards: P
     packing = Packing(
         normalise=config.dataset.normalise,
         settings=config.preprocess,
-        workers=context.workers,
+        workers=context.workers or 0,
         progress=context.checkpoints,
         resume=context.resume,
     )

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.errors import ParamsError
 from ctm.runtime.context import Context
 from ctm.training.config import TrainingConfig
+from ctm.training.device import decoding_workers
 
 __all__ = ["make_loaders"]
 
 
 def make_loaders(
-    datasets: Mapping[str, ShardDataset], config: TrainingConfig, *, seed: int, context: Context
+    datasets: Mapping[str, ShardDataset], config: TrainingConfig, *, seed: int, context: Context, device: torch.device
 ) -> dict[str, DataLoader[dict[str, Any]]]:
     """A loader for each dataset, shuffled for ``train`` alone.
 
@@ -35,7 +37,7 @@ def make_loaders(
             batch_size=config.batch_size,
             shuffle=name == "train",
             seed=seed,
-            workers=context.workers,
+            workers=decoding_workers(context, device),
             rank=launch.rank,
             world=launch.world,
         )

@@ -162,9 +162,15 @@ def train_classifier(
     device = pick_device(context.device, context.launch)
     torch.manual_seed(seed)
     network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)
+    if training.grad_checkpointing:
+        network.set_grad_checkpointing()
     train = ShardDataset(data.split("train"), inputs, augment=training.augment, seed=seed)
     loaders = make_loaders(
-        {"train": train, "val": ShardDataset(data.split("val"), inputs)}, training, seed=seed, context=context
+        {"train": train, "val": ShardDataset(data.split("val"), inputs)},
+        training,
+        seed=seed,
+        context=context,
+        device=device,
     )
     with joined(context.launch, device) as processes:
         history = fit(

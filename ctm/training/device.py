@@ -11,7 +11,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from ctm.errors import ModelError
-from ctm.runtime.context import SINGLE, Device, Launch, Precision
+from ctm.runtime.context import SINGLE, Context, Device, Launch, Precision, available_cores
 from ctm.training.processes import ALONE, Processes
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "MASKING_STREAM",
     "PROCESS_STREAM",
     "at_least_fp32",
+    "decoding_workers",
     "pick_device",
     "setup_fabric",
     "step_seed",
@@ -27,6 +28,9 @@ __all__ = [
 MASKING_STREAM, GATE_STREAM, PROCESS_STREAM = (0, 0), (1,), (2,)
 """First numbers of the streams of ``step_seed``: the masking of a batch of all processes together, the gates, which all
 processes share, and what each draws for itself, such as dropout."""
+
+MOST_WORKERS = 8
+"""Decoding processes beside one GPU: more than these wait for it."""
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp64": "64-true"}
 
@@ -46,6 +50,17 @@ def pick_device(device: Device, launch: Launch = SINGLE) -> torch.device:
             "(torchrun --nproc-per-node, CTM_NPROC in a container), or use --device cpu."
         )
     return torch.device("cuda", launch.local_rank) if found else torch.device("cpu")
+
+
+def decoding_workers(context: Context, device: torch.device) -> int:
+    """How many processes decode images for this one, where the caller of the stage has not said it.
+
+    On the CPU none: the network itself has use for every core. Beside a GPU this process's share of the cores, without
+    its own and at most 8.
+    """
+    if context.workers is not None or device.type == "cpu":
+        return context.workers or 0
+    return max(1, min(MOST_WORKERS, available_cores() // context.launch.local_world - 1))
 
 
 def setup_fabric(device: torch.device, precision: Precision, processes: Processes = ALONE) -> Fabric:

@@ -18,12 +18,12 @@ from ctm.data.loaders import ShardDataset
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.evaluation.masks import MaskScore
-from ctm.models.segmenter import SegmenterSpec, build_segmenter, freeze_encoder
+from ctm.models.segmenter import SegmenterSpec, build_segmenter, freeze_encoder, set_grad_checkpointing
 from ctm.runtime.context import Context, Precision
 from ctm.training.batches import make_loaders
 from ctm.training.checkpoints import open_round
 from ctm.training.config import TrainSegmenterConfig
-from ctm.training.device import at_least_fp32, pick_device, setup_fabric
+from ctm.training.device import at_least_fp32, decoding_workers, pick_device, setup_fabric
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.noisy_labels import LOSSES
 from ctm.training.optimiser import build_optimiser
@@ -177,7 +177,7 @@ class _Course:
                 classes=self.data.classes,
                 device=self.device,
                 batch_size=self.training.batch_size,
-                workers=self.context.workers,
+                workers=decoding_workers(self.context, self.device),
             )
         self.processes.wait()
         return _Lesson(ShardFolder.open(folder).split("train"))
@@ -189,6 +189,8 @@ class _Course:
         network = build_segmenter(self.spec, self.inputs, num_classes=classes, pretrained=self.training.pretrained)
         if self.training.freeze_encoder:
             freeze_encoder(network)
+        if self.training.grad_checkpointing:
+            set_grad_checkpointing(network)
         return share_statistics(network, self.device, self.processes)
 
     def _loaders(self, lesson: _Lesson) -> dict[str, DataLoader[Batch]]:
@@ -211,7 +213,7 @@ class _Course:
         if "val" in self.pseudomasks.splits:
             val = self.pseudomasks.split("val")
             datasets["val"] = ShardDataset(self.data.split("val"), self.inputs, masks=val)
-        return make_loaders(datasets, self.training, seed=self.seed, context=self.context)
+        return make_loaders(datasets, self.training, seed=self.seed, context=self.context, device=self.device)
 
 
 def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:

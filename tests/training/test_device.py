@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from ctm.errors import ModelError
-from ctm.training.device import pick_device, setup_fabric, step_seed
+from ctm.runtime.context import Context, Launch, available_cores
+from ctm.training.device import decoding_workers, pick_device, setup_fabric, step_seed
 
 
 def test_the_cpu_can_always_be_asked_for():
@@ -49,3 +52,17 @@ def test_every_step_has_a_seed_of_its_own_that_torch_takes():
     assert step_seed(3, 1, 2) == step_seed(3, 1, 2)
     for seed in seeds:
         torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "world", "expected"),
+    [(None, "cpu", 1, 0), (3, "cpu", 1, 3), (0, "cuda", 1, 0), (None, "cuda", 1, None), (None, "cuda", 10**6, 1)],
+)
+def test_a_gpu_has_decoding_processes_for_its_share_of_the_cores(
+    workers: int | None, device: str, world: int, expected: int | None, tmp_path: Path
+):
+    launch = Launch(world=world, local_world=world)
+    context = Context(device="auto", workers=workers, checkpoints=tmp_path, resume=False, launch=launch)
+    if expected is None:
+        expected = max(1, min(8, available_cores() - 1))
+    assert decoding_workers(context, torch.device(device)) == expected
