@@ -96,6 +96,7 @@ def write_dataset_shards(dataset: RawDataset, tree: Tree, folder: Path, packing:
         classes=dataset.classes.names,
         background=dataset.classes.background,
         channels=dataset.channels,
+        values=dataset.values,
         scale=dataset.scale,
         normalise=packing.normalise,
         mean=mean,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ctm.data.inputs import PixelValues
 from ctm.stage import Config
 
 __all__ = ["INDEX", "SAFE_KEY", "ShardFile", "ShardIndex", "SplitIndex", "write_index"]
@@ -55,6 +56,8 @@ class ShardIndex(Config):
     """Mask value that has no class token."""
     channels: int = 1
     """Channels of the images; 1 for masks."""
+    values: PixelValues | None = None
+    """What the pixel values are; None for masks, and for images of an older ctm."""
     scale: float = 1.0
     """Multiplier that brings stored values to about [0, 1]; 1 for masks."""
     normalise: Literal["none", "imagenet", "statistics"] = "none"

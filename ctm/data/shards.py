@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ctm.data.classes import ClassTable
+from ctm.data.inputs import InputSpec
 from ctm.data.sample import Georeference, decode_image, decode_mask
 from ctm.data.shard_index import INDEX, SAFE_KEY, ShardFile, ShardIndex, SplitIndex
 from ctm.errors import ArtifactError, DataError
@@ -240,6 +241,19 @@ class ShardFolder:
     def std(self) -> tuple[float, ...] | None:
         """Standard deviation of each scaled channel; None where images are not standardised."""
         return self.index.std
+
+    def input_spec(self, image_size: tuple[int, int]) -> InputSpec:
+        """The input of a model that learns from the train split at a height and width of its own."""
+        height, width = np.median(self.split("train").sizes, axis=0).round().astype(int).tolist()
+        return InputSpec(
+            image_size,
+            self.channels,
+            self.scale,
+            self.mean,
+            self.std,
+            values=self.index.values,
+            stored_size=(height, width),
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

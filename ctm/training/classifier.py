@@ -158,7 +158,7 @@ def train_classifier(
     Raises:
         ModelError: the model cannot be built as asked, the loss is not finite, or every head was shut.
     """
-    inputs = InputSpec(model.size, data.channels, data.scale, data.mean, data.std)
+    inputs = data.input_spec(model.size)
     device = pick_device(context.device, context.launch)
     torch.manual_seed(seed)
     network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)

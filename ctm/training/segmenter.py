@@ -101,7 +101,7 @@ def train_segmenter(
         course = _Course(
             data=data,
             pseudomasks=pseudomasks,
-            inputs=InputSpec(image_size, data.channels, data.scale, data.mean, data.std),
+            inputs=data.input_spec(image_size),
             spec=SegmenterSpec(training.arch, training.encoder, training.options),
             training=training,
             seed=seed,

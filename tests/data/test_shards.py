@@ -15,10 +15,15 @@ import pytest
 from PIL import Image
 
 from ctm.data.classes import ClassTable
+from ctm.data.config import DatasetConfig
+from ctm.data.inputs import InputSpec
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError
+from tests.miniatures.dfc2020 import write_dfc2020
+from tests.miniatures.folder import write_folder
+from tests.miniatures.samples import packed
 
 CLASSES = ClassTable(names=("background", "cow", "sky"), background=0)
 
@@ -214,6 +219,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from ctm.data.classes import ClassTable
+from ctm.data.config import DatasetConfig
+from ctm.data.inputs import InputSpec
 from ctm.data.shard_writer import ShardWriter
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
 classes = ClassTable(names=("a",))
@@ -236,3 +243,33 @@ def test_reading_and_writing_shards_work_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_learns_what_the_images_of_the_train_split_are(shards: ShardFolder) -> None:
+    inputs = shards.input_spec((32, 48))
+    assert inputs == InputSpec(
+        (32, 48), 3, shards.scale, shards.mean, shards.std, values="bytes", stored_size=(24, 24)
+    )  # sizes (20, 30), (24, 24) and (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "values"),
+    [
+        ("photographs", {}, "bytes"),
+        ("arrays", {}, "numbers"),
+        ("geotiffs", {}, "numbers"),
+        ("dfc2020", {}, "dfc2020"),
+        ("dfc2020", {"scaling": "image_max"}, "dfc2020_image_max"),
+    ],
+)
+def test_the_index_says_what_the_pixel_values_are(
+    tmp_path: Path, format: Any, options: dict[str, Any], values: str
+) -> None:
+    if format == "dfc2020":
+        write_dfc2020(tmp_path / "raw")
+        config = DatasetConfig(format="dfc2020", root="raw", **options)
+    else:
+        write_folder(tmp_path / "raw", images=format)
+        config = DatasetConfig(format="folder", root="raw")
+    packed(config, tmp_path / "raw", tmp_path / "made")
+    assert ShardFolder.open(tmp_path / "made").index.values == values

@@ -31,7 +31,16 @@ from ctm.data.sample import Sample, encode_array
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
-__all__ = ["BANDS", "CLASS_NAMES", "FULL_SCALE", "LOWEST_DB", "SEASONS", "TRAIN_IDS", "open_dfc2020"]
+__all__ = [
+    "BANDS",
+    "CLASS_NAMES",
+    "FULL_SCALE",
+    "LOWEST_DB",
+    "SEASONS",
+    "TRAIN_IDS",
+    "open_dfc2020",
+    "stored_image",
+]
 
 CLASS_NAMES = (
     "Forest",
@@ -95,6 +104,7 @@ def open_dfc2020(config: DatasetConfig, tree: Tree) -> RawDataset:
         splits=splits,
         decode=_Decode(classes, config.min_label_fraction, by_maximum=config.scaling == "image_max"),
         problems=problems,
+        values="dfc2020_image_max" if config.scaling == "image_max" else "dfc2020",
     )
 
 
@@ -152,14 +162,9 @@ class _Decode:
         rasters = {sensor: read_raster(files[sensor], bands=bands) for sensor, bands in BANDS.items()}
         check_same_grid(rasters)
         mask = _train_ids(rasters["dfc"])
-        s2, s2_notes = _reflectance(rasters["s2"])
-        s1, s1_notes = _backscatter(rasters["s1"])
-        if self.by_maximum:
-            s2, s1 = s2 / max(s2.max(), 1), s1 / max(s1.max(), 1e-9)
-        else:
-            s2, s1 = s2 / FULL_SCALE, s1 / -LOWEST_DB
+        _check_integers(rasters["s2"])
+        image, notes = stored_image(rasters["s2"], rasters["s1"], by_maximum=self.by_maximum)
         height, width = mask.shape
-        image = np.rint(np.concatenate([s2, s1]) * FULL_SCALE).astype(np.uint16)  # (15, H, W)
         return Sample(
             entry.key,
             encode_array(image),
@@ -169,7 +174,32 @@ class _Decode:
             labels=present_labels(mask, self.classes, min_fraction=self.min_label_fraction),
             mask=mask,
             georeference=rasters["s2"].georeference,
-            notes=(*s2_notes, *s1_notes),
+            notes=notes,
+        )
+
+
+def stored_image(s2: Raster, s1: Raster, *, by_maximum: bool) -> tuple[NDArray[np.uint16], tuple[str, ...]]:
+    """The image as it is stored, (15, H, W) in 0..10000, and what was mended.
+
+    Args:
+        s2: 13 bands of Sentinel-2, reflectance times 10000.
+        s1: VV and VH of Sentinel-1, decibels.
+        by_maximum: divide the bands of each by their own maximum here, instead of by the fixed range.
+    """
+    reflectance, s2_notes = _reflectance(s2)
+    backscatter, s1_notes = _backscatter(s1)
+    if by_maximum:
+        reflectance, backscatter = reflectance / max(reflectance.max(), 1), backscatter / max(backscatter.max(), 1e-9)
+    else:
+        reflectance, backscatter = reflectance / FULL_SCALE, backscatter / -LOWEST_DB
+    image = np.rint(np.concatenate([reflectance, backscatter]) * FULL_SCALE).astype(np.uint16)
+    return image, (*s2_notes, *s1_notes)
+
+
+def _check_integers(raster: Raster) -> None:
+    if raster.array.dtype.kind not in "iu":
+        raise DataError(
+            f"{raster.file.path} holds {raster.array.dtype} values; expected integers, reflectance times {FULL_SCALE}"
         )
 
 
@@ -184,10 +214,6 @@ def _train_ids(raster: Raster) -> NDArray[np.uint8]:
 
 def _reflectance(raster: Raster) -> tuple[NDArray[np.float64], list[str]]:
     """Reflectance in 0..10000, and what was mended."""
-    if raster.array.dtype.kind not in "iu":
-        raise DataError(
-            f"{raster.file.path} holds {raster.array.dtype} values; expected integers, reflectance times {FULL_SCALE}"
-        )
     values = np.where(raster.missing, 0, raster.array).astype(np.float64)
     clipped = np.clip(values, 0, FULL_SCALE)
     notes = []

@@ -66,6 +66,7 @@ def open_folder(config: DatasetConfig, tree: Tree) -> RawDataset:
             "in folders below images/": sum(path.count("/") > 1 for path in tree.files if _is_image(path)),
         },
         tune=tune,
+        values="bytes" if kind.eight_bit else "numbers",
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
+from ctm.data.inputs import PixelValues
 from ctm.data.sample import Sample
 from ctm.errors import ParamsError
 
@@ -97,6 +98,7 @@ class RawDataset:
         problems: files that should be there, or should fit the others, and do not; their samples are in no split.
         left_out: how many samples the data set's own rules leave out, by reason.
         tune: keys of train samples by whose masks settings were chosen; scores of the others are free of that.
+        values: what the stored pixel values are: whoever has another image for the model must make the same of it.
     """
 
     classes: ClassTable
@@ -107,6 +109,7 @@ class RawDataset:
     problems: Sequence[Problem] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     tune: frozenset[str] = frozenset()
+    values: PixelValues = "bytes"
 
 
 def class_table(names: Sequence[str], config: DatasetConfig) -> ClassTable:
