@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import ctm
+from ctm.commands.predict import predict
 from ctm.data.unpack import MaskFormat
 from ctm.errors import CtmError, ParamsError
 from ctm.execute import RunOptions, execute, manifest_path
@@ -450,6 +451,7 @@ for _stage in STAGES.values():
     app.command(_stage.command, rich_help_panel="Stages")(_stage_command(_stage))
 for _stage in JOINS.values():
     app.command(_stage.command, rich_help_panel="Stages in parts")(_stage_command(_stage))
+app.command(rich_help_panel="Use")(predict)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from ctm.data.classes import IGNORE
+from ctm.data.classes import ClassTable
 from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.mask_files import mask_geotiff, write_mask_png
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
-from ctm.runtime.outputs import staged_outputs
+from ctm.runtime.outputs import check_new_folder, staged_outputs
 
 __all__ = ["MaskFormat", "write_masks"]
 
@@ -41,11 +38,9 @@ def write_masks(artifact: Path, folder: Path, *, format: MaskFormat = "png") -> 
             a GeoTIFF is asked of a sample whose image does not say where it lies.
         DataError: a GeoTIFF is asked for and rasterio is missing.
     """
-    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
-        raise ArtifactError(f"{folder} exists and is no empty folder; name a new one, masks never replace files")
+    check_new_folder(folder)
     shards = ShardFolder.open(artifact)
-    palette = shards.classes.palette()
-    write = partial(_write_geotiff if format == "geotiff" else _write_png, palette=palette)
+    write = partial(_write_geotiff if format == "geotiff" else _write_png, classes=shards.classes)
     with staged_outputs({"masks": folder.resolve()}) as staged:
         count = sum(
             _write_split(shards.split(name), MEMBERS[shards.index.kind], staged["masks"] / name, write=write)
@@ -65,13 +60,11 @@ def _write_split(split: Split, member: str, folder: Path, *, write: Callable[[Sp
     return len(indices)
 
 
-def _write_png(split: Split, index: int, member: str, folder: Path, *, palette: NDArray[np.uint8]) -> None:
-    image = Image.fromarray(split.mask(index, member))
-    image.putpalette(palette.tobytes())
-    image.save(folder / f"{split.keys[index]}.png")
+def _write_png(split: Split, index: int, member: str, folder: Path, *, classes: ClassTable) -> None:
+    write_mask_png(folder / f"{split.keys[index]}.png", split.mask(index, member), classes)
 
 
-def _write_geotiff(split: Split, index: int, member: str, folder: Path, *, palette: NDArray[np.uint8]) -> None:
+def _write_geotiff(split: Split, index: int, member: str, folder: Path, *, classes: ClassTable) -> None:
     rasterio = load_rasterio()
     key, place = split.keys[index], split.georeference(index)
     if place is None:
@@ -80,19 +73,7 @@ def _write_geotiff(split: Split, index: int, member: str, folder: Path, *, palet
             "use --format png"
         )
     mask = split.mask(index, member)
-    height, width = mask.shape
-    with rasterio.open(
-        folder / f"{key}.tif",
-        "w",
-        driver="GTiff",
-        count=1,
-        height=height,
-        width=width,
-        dtype="uint8",
-        nodata=IGNORE,
-        compress="lzw",
-        crs=place.crs,
-        transform=rasterio.Affine(*place.transform),
-    ) as file:
+    size = (mask.shape[0], mask.shape[1])
+    where = {"crs": place.crs, "transform": rasterio.Affine(*place.transform)}
+    with mask_geotiff(folder / f"{key}.tif", size, classes, compress="lzw", **where) as file:
         file.write(mask, 1)
-        file.write_colormap(1, {value: (*colour, 255) for value, colour in enumerate(palette.tolist())})

@@ -15,7 +15,15 @@ from PIL import Image
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.evaluation.svg import TEXT_COLOUR, inline_svg, svg_style, svg_text
 
-__all__ = ["class_colours", "curves_svg", "heat_picture", "mask_picture", "number", "photo_picture"]
+__all__ = [
+    "class_colours",
+    "curves_svg",
+    "heat_overlay",
+    "heat_picture",
+    "mask_picture",
+    "number",
+    "photo_picture",
+]
 
 LONGEST_SIDE = 320
 """Size of a picture in pixels at most: sharp in a column of the page, and eight samples stay far below 3 MB."""
@@ -89,22 +97,29 @@ def mask_picture(
 
 
 def heat_picture(image: NDArray[np.uint8], class_map: NDArray[np.floating]) -> str:
-    """A class map from dark (its lowest value) to bright yellow (its highest) over the grey image, as a data URI.
+    """``heat_overlay`` at the size of the page, as a data URI."""
+    return _data_uri(heat_overlay(image, class_map, side=LONGEST_SIDE))
+
+
+def heat_overlay(image: NDArray[np.uint8], class_map: NDArray[np.floating], *, side: int) -> NDArray[np.uint8]:
+    """A class map from dark (its lowest value) to bright yellow (its highest) over the grey image, (h, w, 3).
 
     Args:
         image: (H, W, 3).
         class_map: (h0, w0), any range; a constant map leaves the image dark.
+        side: pixels of the longer side at most.
     """
     from matplotlib import colormaps
 
-    grey = _grey(_shown(image, LONGEST_SIDE))
+    grey = _grey(_shown(image, side))
     size = (grey.shape[1], grey.shape[0])
     values = class_map.astype(np.float32) - class_map.min()
     values /= max(float(values.max()), np.finfo(np.float32).tiny)
     heat = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
     colour = colormaps["inferno"](heat)[..., :3] * 255
     opacity = (0.45 + 0.4 * heat)[..., None]
-    return _data_uri(grey * (1 - opacity) + colour * opacity)
+    picture: NDArray[np.uint8] = (grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return picture
 
 
 def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, bounded: bool = False) -> str:

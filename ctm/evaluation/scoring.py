@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.functional import interpolate
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
@@ -17,6 +16,7 @@ from ctm.data.shards import TRUTH, Split
 from ctm.evaluation.labels import LabelScore
 from ctm.evaluation.masks import MaskScore
 from ctm.models.class_token_vit import ClassTokenViT
+from ctm.models.native_mask import native_mask
 from ctm.runtime.progress import track
 from ctm.stage import Metrics
 
@@ -112,5 +112,4 @@ def segment(
     for batch in track(loader, description=f"segmenter on {split.name}", unit="batch"):
         logits = model(batch["image"].to(device)).float()  # (B, K, H, W)
         for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
-            native = interpolate(logits[row : row + 1], size=size, mode="bilinear", align_corners=False)[0]
-            yield index, native.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            yield index, native_mask(logits[row], (size[0], size[1]))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,9 +16,19 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, CtmError, StorageError
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["ModelKind", "check_kind", "read_model", "write_model"]
+
+ModelKind = Literal["segmenter", "classifier"]
 
 M = TypeVar("M", bound=nn.Module)
+
+MARKS: dict[str, ModelKind] = {"spec": "segmenter", "gates": "classifier"}
+"""What only the ``model.json`` of one kind of model has."""
+
+WRITERS: dict[ModelKind, str] = {
+    "segmenter": "train-segmenter writes one",
+    "classifier": "train-classifier and prune-heads write one",
+}
 
 FORMAT = 1
 """Version of ``model.json``."""
@@ -74,3 +84,24 @@ def read_model(
             f"{folder} holds no readable model ({' '.join(str(error).split())}). Run the stage that writes it again."
         ) from error
     return model.eval(), classes, inputs
+
+
+def check_kind(folder: Path, wanted: ModelKind, *, hint: str = "") -> None:
+    """Checks that a folder holds a model of one kind and not of the other.
+
+    Args:
+        folder: where the model lies.
+        wanted: the kind.
+        hint: what else to do where it holds the other kind.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    name_one = f"Name the folder of a {wanted}: {WRITERS[wanted]}{hint and ', '}{hint}."
+    try:
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        found = next((kind for mark, kind in MARKS.items() if mark in about), None)
+    except (OSError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder} holds no readable model ({error}). {name_one}") from error
+    if found != wanted:
+        raise ArtifactError(f"{folder} holds {f'a {found}' if found else 'another model'}, no {wanted}. {name_one}")

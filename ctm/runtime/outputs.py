@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["partial_path", "remove", "staged_outputs", "write_text"]
+from ctm.errors import ArtifactError
+
+__all__ = ["check_new_folder", "partial_path", "remove", "staged_outputs", "write_text"]
 
 
 @contextmanager
@@ -36,6 +38,16 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 def partial_path(path: Path) -> Path:
     """Where an output lies as long as it is being written."""
     return path.with_name(f".{path.name}.partial")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Checks that a folder which is to be filled is not there yet, or is empty.
+
+    Raises:
+        ArtifactError: it holds something, or is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise ArtifactError(f"{folder} exists and is no empty folder; name a new one, masks never replace files")
 
 
 def replace(source: Path, target: Path) -> None:

@@ -20,7 +20,18 @@ from ctm.data.sample import Sample, encode_array
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
 
-__all__ = ["GEOTIFF", "SUFFIXES", "FolderDecode", "ImageKind", "find_kind"]
+__all__ = [
+    "ARRAY",
+    "GEOTIFF",
+    "PHOTOGRAPH_BANDS",
+    "PHOTOGRAPH_CHANNELS",
+    "STORED_TYPES",
+    "SUFFIXES",
+    "FolderDecode",
+    "ImageKind",
+    "find_kind",
+    "stored_values",
+]
 
 GEOTIFF = (".tif", ".tiff")
 ARRAY = ".npy"
@@ -205,8 +216,12 @@ def _photograph(raster: Raster) -> _Image:
     return _Image(photograph.data, photograph.extension, photograph.size, photograph.notes + notes, raster)
 
 
-def _values(raster: Raster) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Values in a type that is stored, pixels without value 0, and what was mended."""
+def stored_values(raster: Raster) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Values in a type that is stored, 0 where there is none, and where that is, both (bands, H, W).
+
+    Raises:
+        DataError: the values are of a type that is not stored.
+    """
     stored = STORED_TYPES.get(raster.array.dtype.name)
     if stored is None:
         raise DataError(
@@ -215,13 +230,17 @@ def _values(raster: Raster) -> tuple[NDArray[Any], tuple[str, ...]]:
     with np.errstate(over="ignore"):
         values: NDArray[Any] = raster.array.astype(stored)
     missing = raster.missing | ~np.isfinite(values)
-    empty = [str(band) for band, none in enumerate(missing.all(axis=(1, 2)), start=1) if none]
+    values[missing] = 0
+    return values, missing
+
+
+def _values(raster: Raster) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Values in a type that is stored, pixels without value 0, and what was mended."""
+    values, missing = stored_values(raster)
+    empty = [str(band) for band, none in enumerate(missing, start=1) if none.all()]
     if empty:
         raise DataError(f"{raster.file.path}: band {', '.join(empty)} holds no value (all NaN, infinite or nodata)")
-    if not missing.any():
-        return values, ()
-    values[missing] = 0
-    return values, ("pixels without value (NaN, infinite or nodata), set to 0",)
+    return values, ("pixels without value (NaN, infinite or nodata), set to 0",) if missing.any() else ()
 
 
 def _mask(file: RawFile, image: _Image, names: Sequence[str]) -> NDArray[np.uint8]:

@@ -15,7 +15,16 @@ from ctm.data.datasets.reader import RawFile
 from ctm.data.sample import UNREADABLE, Sample, decode_mask
 from ctm.errors import DataError
 
-__all__ = ["Photograph", "check_size", "check_values", "mask_values", "read_mask", "read_photograph", "stored_mask"]
+__all__ = [
+    "EIGHT_BIT_MODES",
+    "Photograph",
+    "check_size",
+    "check_values",
+    "mask_values",
+    "read_mask",
+    "read_photograph",
+    "stored_mask",
+]
 
 STORED_AS_IS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 """File formats whose bytes go into the shards unchanged; MPO is a camera's JPEG with a preview behind it."""

@@ -6,7 +6,9 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +18,10 @@ from ctm.data.datasets.reader import RawFile
 from ctm.data.sample import MAX_PIXELS, UNREADABLE, Georeference, check_pixels
 from ctm.errors import DataError
 
-__all__ = ["Raster", "check_same_grid", "load_rasterio", "read_array", "read_raster"]
+__all__ = ["Raster", "check_same_grid", "load_rasterio", "opened_raster", "read_array", "read_raster"]
 
+CACHE_MB = 64
+"""Most megabytes that GDAL keeps of files read by windows; its own choice is a share of the machine's memory."""
 MAX_VALUES = 3 * MAX_PIXELS
 """Most values that are decoded: those of the largest photograph."""
 
@@ -91,6 +95,25 @@ def read_raster(file: RawFile, *, bands: int | None = None) -> Raster:
         raise DataError(f"{file.path} is no readable raster ({reason}); replace the file or remove it") from error
     _check_bands(result)
     return result
+
+
+@contextmanager
+def opened_raster(path: Path) -> Iterator[Any]:
+    """Opens a GeoTIFF on disk for reading by windows; other formats of GDAL's are not read, see ``read_raster``.
+
+    Raises:
+        DataError: the file is no readable GeoTIFF.
+    """
+    rasterio = load_rasterio()
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                raster = rasterio.open(path, driver="GTiff")
+        except rasterio.errors.RasterioError as error:
+            raise DataError(f"{path} is no readable raster ({error}); replace the file or leave it out") from error
+        with raster:
+            yield raster
 
 
 def read_array(file: RawFile) -> Raster:

@@ -1,0 +1,1 @@
+"""Using trained models: masks of new images by a segmenter, and what a classifier looks at in them."""

@@ -1,0 +1,105 @@
+"""Masks of new images by a segmenter: palette PNGs of photographs and arrays, GeoTIFFs of GeoTIFFs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.mask_files import mask_geotiff, write_mask_png
+from ctm.errors import DataError
+from ctm.models.native_mask import native_mask
+from ctm.predict.images import ImageFile, report_failures
+from ctm.predict.network import Network
+from ctm.predict.sources import ArraySource, RasterSource, Source, open_raster_source, read_batches, read_image
+from ctm.predict.tiling import tile_starts, tiled_mask
+from ctm.runtime.outputs import check_new_folder, staged_outputs
+from ctm.runtime.progress import track
+
+__all__ = ["predict_masks"]
+
+LAYOUT = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "bigtiff": "if_safer"}
+"""How GeoTIFFs are laid out: programs show a part without reading the whole."""
+
+
+def predict_masks(images: Sequence[ImageFile], network: Network, folder: Path, *, tile: int | None = None) -> int:
+    """Writes a mask for every image, each whole or not at all: ``<name>.tif`` for a GeoTIFF, else ``<name>.png``.
+
+    Photographs and arrays are seen whole, resized to the model's input as ``evaluate`` does, unless ``tile`` is given.
+    GeoTIFFs keep their ground resolution and are seen in tiles, see ``tiled_mask``; their masks have their place on
+    Earth.
+
+    Args:
+        images: what is segmented; see ``find_images``.
+        network: the segmenter.
+        folder: where the masks go; it must not exist or be empty.
+        tile: height of a tile in pixels of the image; None for the usual size of the training images.
+
+    Returns:
+        The number of masks.
+
+    Raises:
+        ArtifactError: ``folder`` holds files.
+        DataError: images could not be read to their end, which are named; those of all others are written.
+    """
+    check_new_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = [image for image in images if tile is None and image.kind != "raster"]
+    failures = _predict_whole(whole, network, folder)
+    for image in (image for image in images if image not in whole):
+        try:
+            _predict_tiled(image, network, folder, tile=network.tile_size(tile))
+        except DataError as error:
+            failures.append(str(error))
+    report_failures(failures, images, folder)
+    return len(images)
+
+
+def _predict_whole(images: Sequence[ImageFile], network: Network, folder: Path) -> list[str]:
+    """Masks of images that are seen whole; what is wrong with those that have none."""
+    failures: list[str] = []
+    batches = read_batches(
+        images, network.inputs, batch_size=network.batch_size, failures=failures, description="masks"
+    )
+    for batch in batches:
+        for (name, pixels), logits in zip(batch.items(), network.logits([*batch.values()]), strict=True):
+            _write_png(folder / f"{name}.png", native_mask(logits, (pixels.shape[1], pixels.shape[2])), network)
+    return failures
+
+
+def _predict_tiled(image: ImageFile, network: Network, folder: Path, *, tile: tuple[int, int]) -> None:
+    if image.kind == "raster":
+        with open_raster_source(image, network.inputs) as source:
+            _write_geotiff(folder / f"{image.name}.tif", source, _tracked(image, source, network, tile), network)
+    else:
+        pixels = ArraySource(read_image(image, network.inputs))
+        _write_png(folder / f"{image.name}.png", np.concatenate([*_tracked(image, pixels, network, tile)]), network)
+
+
+def _tracked(image: ImageFile, source: Source, network: Network, tile: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """The bands of the mask, with the progress shown."""
+    bands = tiled_mask(source, network, tile)
+    return track(bands, description=image.path.name, total=len(tile_starts(source.size[0], tile[0])), unit="row")
+
+
+def _write_png(path: Path, mask: NDArray[np.uint8], network: Network) -> None:
+    with staged_outputs({"mask": path}) as staged:
+        write_mask_png(staged["mask"], mask, network.classes)
+
+
+def _write_geotiff(path: Path, source: RasterSource, bands: Iterator[NDArray[np.uint8]], network: Network) -> None:
+    """Writes the bands of a mask as they come, on the grid of the raster that they are made of."""
+    rasterio = load_rasterio()
+    given = source.dataset
+    where = {} if given.transform.is_identity else {"transform": given.transform}
+    with (
+        staged_outputs({"mask": path}) as staged,
+        mask_geotiff(staged["mask"], source.size, network.classes, crs=given.crs, **where, **LAYOUT) as file,
+    ):
+        top = 0
+        for band in bands:
+            file.write(band, 1, window=rasterio.windows.Window(0, top, band.shape[1], len(band)))
+            top += len(band)

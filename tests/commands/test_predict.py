@@ -1,0 +1,76 @@
+"""``ctm predict`` through the real command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import TinyPipeline
+from tests.test_cli import command, fail, place, refused, succeed
+
+__all__ = ["place"]  # every test has an empty working folder
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """15 bands as DFC2020 has them, larger than a scene of the demo."""
+    rasterio = pytest.importorskip("rasterio")
+    rng = np.random.default_rng(0)
+    bands = rng.uniform(0, 6000, size=(15, 50, 70)).astype(np.float32)
+    bands[13:] = rng.uniform(-25, 0, size=(2, 50, 70))
+    shape = {"count": 15, "height": 50, "width": 70, "dtype": "float32"}
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(bands)
+    return tmp_path / "scene.tif"
+
+
+def test_masks_by_a_trained_segmenter(pipeline: TinyPipeline, scene: Path, tmp_path: Path):
+    model = pipeline.path("train_segmenter", "segmenter")
+    done = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "wrote 1 mask to masks\n", "")
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["scene.tif"]
+    again = refused("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+    assert "masks exists and is no empty folder" in again
+
+
+@pytest.mark.parametrize("stage", ["train_classifier", "prune_heads"])
+def test_explanations_by_a_classifier(pipeline: TinyPipeline, scene: Path, stage: str):
+    model = pipeline.path(stage, {"train_classifier": "classifier", "prune_heads": "pruned"}[stage])
+    text = succeed("predict", "--explain", "--model", model, scene, "--out", "why", "--device", "cpu")
+    count = len(list(Path("why").rglob("*.png")))
+    assert text == f"wrote predictions.csv and {count} {'picture' if count == 1 else 'pictures'} to why\n"
+    rows = Path("why/predictions.csv").read_text().splitlines()
+    assert rows[0] == "image,class,probability"
+    assert rows[1].startswith("scene,Forest,")
+    assert sum(float(row.split(",")[2]) > 0.5 for row in rows[1:]) == count
+
+
+def test_the_wrong_kind_of_model_is_refused_with_the_right_one(pipeline: TinyPipeline, scene: Path):
+    segmenter = pipeline.path("train_segmenter", "segmenter")
+    classifier = pipeline.path("prune_heads", "pruned")
+    message = fail("predict", "--model", classifier, scene, "--out", "masks")
+    assert "holds a classifier, no segmenter" in message
+    assert "train-segmenter writes one, or add --explain" in message
+    message = fail("predict", "--explain", "--model", segmenter, scene, "--out", "why")
+    assert "holds a segmenter, no classifier" in message
+    assert "train-classifier and prune-heads write one, or leave --explain out" in message
+    assert "holds no readable model" in fail("predict", "--model", "nowhere", scene, "--out", "masks")
+    assert not Path("masks").exists()
+
+
+def test_images_that_do_not_fit_are_named_and_nothing_is_written(pipeline: TinyPipeline, tmp_path: Path):
+    segmenter = pipeline.path("train_segmenter", "segmenter")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    message = fail("predict", "--model", segmenter, "photo.png", "--out", "masks")
+    assert message.startswith("photo.png is a photograph, but the model takes 15 bands as DFC2020 has them")
+    assert not Path("masks").exists()
+
+
+def test_tiles_are_for_masks(pipeline: TinyPipeline, scene: Path):
+    model = pipeline.path("prune_heads", "pruned")
+    message = fail("predict", "--explain", "--tile", "32", "--model", model, scene, "--out", "why")
+    assert message.startswith("--tile is for masks")
