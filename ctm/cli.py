@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import ctm
+from ctm.commands.export import export
 from ctm.commands.predict import predict
 from ctm.data.unpack import MaskFormat
 from ctm.errors import CtmError, ParamsError
@@ -67,9 +68,11 @@ def main() -> None:
     except (CtmError, OSError) as error:
         sys.exit(f"error: {_message(error)}")
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "ctm":
+        package = (error.name or "").split(".")[0]
+        if package == "ctm":
             raise
-        sys.exit(f"error: this command needs {error.name}, which is not installed: pip install 'ctm[train,data]'")
+        extra = "onnx" if package.startswith("onnx") else "train,data"
+        sys.exit(f"error: this command needs {error.name}, which is not installed: pip install 'ctm[{extra}]'")
 
 
 def _message(error: Exception) -> str:
@@ -451,7 +454,8 @@ for _stage in STAGES.values():
     app.command(_stage.command, rich_help_panel="Stages")(_stage_command(_stage))
 for _stage in JOINS.values():
     app.command(_stage.command, rich_help_panel="Stages in parts")(_stage_command(_stage))
-app.command(rich_help_panel="Use")(predict)
+for _command in (predict, export):
+    app.command(rich_help_panel="Use")(_command)
 
 
 if __name__ == "__main__":

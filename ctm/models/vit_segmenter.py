@@ -69,7 +69,7 @@ class VitSegmenter(nn.Module):
         blocks = encoder.forward_intermediates(images, indices=self.blocks, output_fmt="NLC", intermediates_only=True)
         tokens = torch.cat([_final_norm(encoder)(block) for block in blocks], dim=-1)  # (B, P, blocks * D)
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
-        return tokens.mT.reshape(len(images), -1, rows, columns)
+        return tokens.mT.reshape(tokens.shape[0], -1, rows, columns)
 
 
 def build_vit_segmenter(

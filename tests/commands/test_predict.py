@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TinyPipeline
-from tests.test_cli import command, fail, place, refused, succeed
+from tests.test_cli import command, fail, place, succeed
 
 __all__ = ["place"]  # every test has an empty working folder
 
@@ -33,7 +33,7 @@ def test_masks_by_a_trained_segmenter(pipeline: TinyPipeline, scene: Path, tmp_p
     done = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "wrote 1 mask to masks\n", "")
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["scene.tif"]
-    again = refused("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+    again = fail("predict", "--model", model, scene, "--out", "masks", "--device", "cpu")
     assert "masks exists and is no empty folder" in again
 
 

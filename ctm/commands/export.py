@@ -1,0 +1,25 @@
+"""``ctm export``: a segmenter as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export"]
+
+
+def export(
+    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="Output of train-segmenter.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Where to write the ONNX file.")],
+) -> None:
+    """A segmenter as an ONNX file that runs without ctm; kept only if onnxruntime computes what torch does."""
+    from ctm.models.folder import check_kind
+    from ctm.models.onnx_export import TOLERANCE, export_onnx
+
+    check_kind(model, "segmenter")
+    difference = export_onnx(model, output)
+    typer.echo(
+        f"wrote {output}; its logits differ from torch's by {difference:.1g} of the largest (allowed: {TOLERANCE:g})"
+    )
