@@ -22,7 +22,7 @@ from ctm.pseudomasks.recipes import parse_recipe
 from ctm.runtime.context import Context, Part
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import STAGES
-from tests.commands import Commands
+from tests.stage_commands import Commands
 
 
 def with_settings(params: Params, **settings: Any) -> Params:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctm.params import Params
-from tests.commands import Commands
+from tests.stage_commands import Commands
 
 
 @pytest.fixture

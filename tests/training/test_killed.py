@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ctm.runtime.preemption import EXIT_CODE
-from tests.commands import Commands
+from tests.stage_commands import Commands
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ctm.params import Params
 from ctm.runtime.context import Launch
-from tests.commands import WITHOUT_BATCH_NORM, Commands
+from tests.stage_commands import WITHOUT_BATCH_NORM, Commands
 
 pytestmark = pytest.mark.slow
 
