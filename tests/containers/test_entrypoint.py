@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+from ctm.kubeflow import encode_nulls
+from ctm.params import stage_config
+from ctm.stages import STAGES
+
 pytestmark = pytest.mark.slow
 
 TRIAL = """\
@@ -76,3 +80,34 @@ def test_a_stage_of_one_process_refuses_several(engine, tmp_path):
     assert ended.code != 0
     assert ended.text.count("error: prune-heads runs as one process, and torchrun has started 2 (WORLD_SIZE)") >= 1
     assert "with CTM_NPROC=1" in ended.text
+
+
+def test_two_processes_train_in_the_image_and_one_of_them_writes(engine, pipeline, tiny_params, tmp_path):
+    params = stage_config(tiny_params, STAGES["train_classifier"].config).model_dump(mode="json")
+    shards = pipeline.path("preprocess", "shards")
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o777)  # the image's user is not this one
+    command = [
+        "ctm-entrypoint",
+        "train-classifier",
+        "--shards",
+        "/shards",
+        "--config",
+        json.dumps(encode_nulls(params)),
+    ]
+    outputs = ["--classifier", "/place/classifier", "--metrics", "/place/metrics.json", "--checkpoints", "/place/ckpt"]
+    text = engine.succeed(
+        "train",
+        *command,
+        *outputs,
+        environment={"CTM_NPROC": "2", "OMP_NUM_THREADS": "1"},
+        volumes={str(shards): {"bind": "/shards", "mode": "ro"}, str(place): {"bind": "/place", "mode": "rw"}},
+    )
+    assert "2 processes" in text
+    assert text.count("  epoch 1/") == 1
+    assert sorted(path.name for path in (place / "classifier").iterdir()) == [
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+    ]

@@ -1,4 +1,4 @@
-"""A training whose container is killed goes on from its checkpoint, and ends with the bytes of an undisturbed one."""
+"""A training whose container is killed, or asked to end, goes on from its checkpoint to the very same bytes."""
 # No `from __future__ import annotations` here: kfp reads the annotations themselves.
 
 import threading
@@ -46,15 +46,17 @@ def undisturbed(engine, package, demo_raw, tmp_path_factory) -> Path:
     return done.folder / "classifier"
 
 
-def test_a_killed_training_that_is_started_again_resumes(engine, package, undisturbed, demo_raw, tmp_path, log):
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
+def test_a_killed_training_that_is_started_again_resumes(engine, package, undisturbed, demo_raw, tmp_path, log, signal):
     place = Place(tmp_path / "kfp", tmp_path / "checkpoints", str(demo_raw), retries=1)
-    killer = threading.Thread(target=kill_after_first_checkpoint, args=(engine, place))
+    killer = threading.Thread(target=kill_after_first_checkpoint, args=(engine, place, signal))
     killer.start()
     try:
         *_, done = run_local(package, arguments={}, place=place)
     finally:
         killer.join()
     assert "train-classifier | starts again, after 1 failures" in log
+    assert any("ended by SIGTERM" in line for line in log) == (signal == "SIGTERM")
     said = list(after_the_kill(log))
     assert any("resuming after epoch" in line for line in said)
     assert any(f"epoch {EPOCHS}/{EPOCHS}" in line for line in said)
@@ -64,14 +66,14 @@ def test_a_killed_training_that_is_started_again_resumes(engine, package, undist
     assert not list(place.checkpoints.rglob("*.ckpt"))
 
 
-def kill_after_first_checkpoint(engine, place: Place) -> None:
+def kill_after_first_checkpoint(engine, place: Place, signal: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(place.checkpoints.rglob("*.ckpt")):
         time.sleep(0.005)
     root = str(place.pipeline_root.resolve())
     for container in engine.client.containers.list():
         if root in {mount["Source"] for mount in container.attrs["Mounts"]}:
-            container.kill("SIGKILL")
+            container.kill(signal)
 
 
 def after_the_kill(log: list[str]) -> Iterator[str]:
