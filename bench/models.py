@@ -32,6 +32,7 @@ from ctm.pseudomasks.assign import assign_paper
 from ctm.pseudomasks.config import MapConfig
 from ctm.pseudomasks.maps import ClassMaps, class_maps
 from ctm.pseudomasks.strategies import STRATEGIES
+from ctm.training.compiling import compile_network
 
 __all__ = ["attention_row", "close", "close_in", "forward", "make_model", "model_rows", "random_images", "two_or_three"]
 
@@ -161,7 +162,7 @@ def forward_rows(setting: Setting) -> Iterator[Row]:
     for compiled in (False, True) if setting.compiled else (False,):
         model = make_model(setting.sizes).to(setting.device)
         if compiled:
-            compile_blocks(model)
+            compile_network(model)
         yield Row(
             f"forward{', torch.compile' if compiled else ''}: N×N kept ÷ ours",
             torch.no_grad()(lambda: forward_keeping_matrices(plain, images)[0]),
@@ -196,12 +197,6 @@ def random_images(setting: Setting) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (setting.batch, setting.sizes.channels, *setting.sizes.image)
     return torch.randn(shape, generator=generator).to(setting.device)
-
-
-def compile_blocks(model: ClassTokenViT) -> None:
-    """Compiles each block in place: one program for all, as they are alike."""
-    for block in model.blocks:
-        block.compile()
 
 
 def within(setting: Setting, function: Callable[[], Any]) -> Callable[[], Any]:

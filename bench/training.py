@@ -12,14 +12,15 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from bench.image_shards import class_table
-from bench.models import close_in, compile_blocks, make_model, random_images, two_or_three
+from bench.models import close_in, make_model, random_images, two_or_three
 from bench.reference import drop_tokens_by_loops, encode_keeping_matrices
 from bench.row import Row
 from bench.sizes import Setting
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.training.classifier import ClassifierTask
+from ctm.training.compiling import compile_network
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.device import GATE_STREAM, setup_fabric, step_seed
+from ctm.training.device import GATE_STREAM, MASKING_STREAM, setup_fabric, step_seed
 from ctm.training.loop import Batch, Progress
 from ctm.training.optimiser import build_optimiser
 
@@ -52,21 +53,21 @@ class Steps:
     """Training steps of ctm on one batch: what its loop does between two batches. A call is a step, and its loss."""
 
     def __init__(self, setting: Setting, *, compiled: bool = False) -> None:
-        self._fabric = setup_fabric("cuda" if setting.device.type == "cuda" else "cpu", setting.precision)
+        self._fabric = setup_fabric(setting.device, setting.precision)
         self._task = ClassifierTask(CONFIG, class_table(setting.sizes), seed=SEED)
         model = make_model(setting.sizes).train()
         if compiled:
-            compile_blocks(model)
-        self._model, self._optimiser = self._fabric.setup(model, optimiser_of(model))
+            compile_network(model)
+        self._model, self._optimiser = self._fabric.setup(model, optimiser_of(model, setting.device))
         for method in self._task.methods:
             self._model.mark_forward_method(method)
         self._batch, self._step = training_batch(setting), FIRST_STEP
 
     def __call__(self) -> Tensor:
         """One step; its loss before the update."""
-        torch.manual_seed(self._step)
+        progress = Progress(self._step, STEPS_PER_EPOCH, batch=self._step)
         with self._fabric.autocast():
-            loss = self._task.losses(self._model, self._batch, Progress(self._step, STEPS_PER_EPOCH))["loss"]
+            loss = self._task.losses(self._model, self._batch, progress)["loss"]
         self._fabric.backward(loss)
         clip = cast("float", CONFIG.clip_grad_norm)
         self._fabric.clip_gradients(self._model, self._optimiser, max_norm=clip, error_if_nonfinite=False)
@@ -81,14 +82,13 @@ class PlainSteps:
 
     def __init__(self, setting: Setting) -> None:
         self._model = make_model(setting.sizes).train().to(setting.device)
-        groups = optimiser_of(self._model).param_groups
+        groups = optimiser_of(self._model, setting.device).param_groups
         names = ("params", "lr", "weight_decay", "betas")
         self._optimiser = AdamW([{name: group[name] for name in names} for group in groups], foreach=False)
         self._batch, self._step = training_batch(setting), FIRST_STEP
 
     def __call__(self) -> Tensor:
         """One step; its loss before the update."""
-        torch.manual_seed(self._step)
         loss = self._loss()
         loss.backward()  # type: ignore[no-untyped-call]
         clip_grad_norm_(self._model.parameters(), cast("float", CONFIG.clip_grad_norm))
@@ -99,18 +99,19 @@ class PlainSteps:
 
     def _loss(self) -> Tensor:
         model, labels = self._model, self._batch["labels"]
-        gates = torch.Generator().manual_seed(step_seed(SEED, GATE_STREAM, self._step))
+        gates = torch.Generator().manual_seed(step_seed(SEED, *GATE_STREAM, self._step))
+        masking = torch.Generator().manual_seed(step_seed(SEED, *MASKING_STREAM, 0, self._step))
         tokens, _matrices = encode_keeping_matrices(model, self._batch["image"], gates)
         classes = model.norm(tokens[:, : model.num_classes])
-        draws = torch.rand(labels.shape, device=labels.device)  # one by one, a GPU would draw other numbers
+        draws = torch.rand(labels.shape, generator=masking).to(labels.device)  # one by one, they would be others
         masked = drop_tokens_by_loops(classes, labels, draws < CONFIG.masking_ratio)
         bce = binary_cross_entropy_with_logits(model.head(masked.flatten(1)), labels.float())
         return bce + CONFIG.pruning_weight * model.gate_penalty()
 
 
-def optimiser_of(model: ClassTokenViT) -> AdamW:
+def optimiser_of(model: ClassTokenViT, device: torch.device) -> AdamW:
     """The optimiser as ctm builds it, with one rate."""
-    return build_optimiser(model, CONFIG, rates={"all": CONFIG.lr}, group_of=lambda _: "all")
+    return build_optimiser(model, CONFIG, rates={"all": CONFIG.lr}, group_of=lambda _: "all", device=device)
 
 
 def training_batch(setting: Setting) -> Batch:

@@ -54,7 +54,7 @@ def test_parts_sizes_and_precision_are_those_asked_for(seen):
 
 
 def test_an_unknown_part_is_refused_with_the_names_of_all(seen):
-    with pytest.raises(SystemExit, match="no part 'masks'; parts: models, training, extraction, evaluation"):
+    with pytest.raises(SystemExit, match="no part 'masks'; parts: models, training, extraction, classes, evaluation"):
         asked("masks")
 
 
