@@ -11,6 +11,7 @@ from bench.evaluation import evaluation_rows
 from bench.extraction import extraction_rows
 from bench.extraction_memory import extraction_memory_lines
 from bench.models import model_rows
+from bench.predict import predict_lines
 from bench.row import Row
 from bench.sizes import Setting
 from bench.training import training_rows
@@ -29,6 +30,7 @@ UNSIZED: dict[str, Callable[[], Iterator[Row | str]]] = {
     "classes": class_rows,
     "evaluation": evaluation_rows,
     "memory": extraction_memory_lines,
+    "predict": lambda: predict_lines(sides=(1_000, 4_000), windows=2),  # its default takes ten minutes
     "data": lambda: chain(data_rows(), rate_lines(), memory_lines()),
 }
 """Parts that have sizes of their own, and run on the CPU."""
