@@ -51,7 +51,8 @@ class DiagonalHead(nn.Module):
 
     A token that class-token masking has set to zero leaves its own logit at the bias and changes no other: masking
     tells no class about another here. In training it leaves out a share of what an absent class's weights would learn,
-    and teaches the bias that a class is absent unless its token says otherwise.
+    and teaches the bias that a class is absent unless its token says otherwise. The bias moves slowly, so that the
+    masked loss stays high where the unmasked one is low: this head is judged by the latter.
     """
 
     def __init__(self, num_classes: int, width: int) -> None:
