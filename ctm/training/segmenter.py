@@ -115,7 +115,7 @@ def train_segmenter(
             logger.info("self-training, round %d of %d", number, training.self_training)
             network, rows = course.learn(course.next_lesson(network, number=number), number=number)
             history += rows
-    return network.cpu().float(), course.spec, course.inputs, history
+    return network.cpu(), course.spec, course.inputs, history
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class _Course:
             checkpoints=open_round(self.context, number),
             processes=self.processes,
         )
+        network.float()  # what it learned in double precision it applies in single
         return network, number_rows(history, number) if self.training.self_training else history
 
     def next_lesson(self, network: nn.Module, *, number: int) -> _Lesson:

@@ -47,6 +47,18 @@ def test_two_processes_have_the_curve_of_one(trainings_of, stage: str):
         assert float((tensor - others[name]).abs().max()) <= 1e-6, name
 
 
+def test_two_processes_train_themselves_on_the_masks_of_the_first(trainings_of):
+    settings = {"epochs": 3, "batch_size": 8, "self_training": 1, "keep": "best", "accumulate": 2, "loss": "sce"}
+    trainings = trainings_of("train_segmenter", precision="fp64", **settings, **WITHOUT_BATCH_NORM)
+    for name, processes in (("one", 1), ("two", 2)):
+        code, log = trainings.run(name, processes=processes)
+        assert code == 0, log
+    one, two = trainings.curve("one"), trainings.curve("two")
+    assert [row["round"] for row in two] == [0, 0, 0, 1, 1, 1]
+    for expected, row in zip(one, two, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_lost_process_ends_the_others_with_an_error_and_without_output(trainings_of):
     trainings = trainings_of("train_classifier", epochs=5000, batch_size=24)
     process = trainings.start("run", processes=2)
