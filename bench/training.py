@@ -22,7 +22,7 @@ from ctm.training.compiling import compile_network
 from ctm.training.config import TrainClassifierConfig
 from ctm.training.device import GATE_STREAM, MASKING_STREAM, setup_fabric, step_seed
 from ctm.training.loop import Batch, Progress
-from ctm.training.optimiser import build_optimiser
+from ctm.training.optimiser import build_optimiser, fuses
 
 __all__ = ["PlainSteps", "Steps", "training_rows"]
 
@@ -58,7 +58,7 @@ class Steps:
         model = make_model(setting.sizes).train()
         if compiled:
             compile_network(model)
-        self._model, self._optimiser = self._fabric.setup(model, optimiser_of(model, setting.device))
+        self._model, self._optimiser = self._fabric.setup(model, optimiser_of(model, setting))
         for method in self._task.methods:
             self._model.mark_forward_method(method)
         self._batch, self._step = training_batch(setting), FIRST_STEP
@@ -82,7 +82,7 @@ class PlainSteps:
 
     def __init__(self, setting: Setting) -> None:
         self._model = make_model(setting.sizes).train().to(setting.device)
-        groups = optimiser_of(self._model, setting.device).param_groups
+        groups = optimiser_of(self._model, setting).param_groups
         names = ("params", "lr", "weight_decay", "betas")
         self._optimiser = AdamW([{name: group[name] for name in names} for group in groups], foreach=False)
         self._batch, self._step = training_batch(setting), FIRST_STEP
@@ -109,9 +109,15 @@ class PlainSteps:
         return bce + CONFIG.pruning_weight * model.gate_penalty()
 
 
-def optimiser_of(model: ClassTokenViT, device: torch.device) -> AdamW:
+def optimiser_of(model: ClassTokenViT, setting: Setting) -> AdamW:
     """The optimiser as ctm builds it, with one rate."""
-    return build_optimiser(model, CONFIG, rates={"all": CONFIG.lr}, group_of=lambda _: "all", device=device)
+    return build_optimiser(
+        model,
+        CONFIG,
+        rates={"all": CONFIG.lr},
+        group_of=lambda _: "all",
+        fused=fuses(setting.device, setting.precision),
+    )
 
 
 def training_batch(setting: Setting) -> Batch:

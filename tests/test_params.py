@@ -139,7 +139,7 @@ def test_the_last_override_wins(demo: Path):
         ("train_classifier.masking_ratio=1", "train_classifier.masking_ratio: Input should be less than 1 (found 1)"),
         ("train_classifier.lr=-1e-4", "train_classifier.lr: Input should be greater than 0 (found -0.0001)"),
         ("train_classifier.warmup_epochs=13", "warmup_epochs (13) is more than epochs (12)"),
-        ("precision=fp8", "precision: Input should be 'fp32', 'bf16' or 'fp16' (found 'fp8')"),
+        ("precision=fp8", "precision: Input should be 'fp32', 'bf16', 'fp16' or 'fp64' (found 'fp8')"),
         ("evaluate.compare=[relevence]", "evaluate.compare: cannot read 'relevence'"),
         ("evaluate.compare=random", "evaluate.compare: Input should be a valid tuple"),
         ("train_classifier.betas=[0.9", "'[0.9' is no valid YAML value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -163,6 +164,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield index, self._epoch
 
 
+def _leave_group(worker: int) -> None:
+    """A signal to the stage's process group, such as torchrun's SIGTERM, is for the stage to answer, not for workers.
+
+    They end with their parent all the same.
+    """
+    os.setpgid(0, 0)
+
+
 def make_loader(
     dataset: ShardDataset,
     *,
@@ -194,6 +203,7 @@ def make_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_group,
         # Without it the loader takes its workers' seed from the global generator, and moves that on.
         generator=torch.Generator().manual_seed(seed),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -97,5 +99,14 @@ class Context:
 
 
 def available_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many processor cores this process may use: those it may run on, or the limit of its container."""
+    return max(1, min(len(os.sched_getaffinity(0)), _core_limit()))
+
+
+def _core_limit(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that Linux lets a container have, from time and period in ``cpu.max``; many if it says nothing."""
+    try:
+        time, period = file.read_text(encoding="ascii").split()
+        return math.ceil(int(time) / int(period))
+    except (OSError, ValueError):  # no such file, or "max"
+        return sys.maxsize

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctm.errors import ArtifactError
+from ctm.runtime.preemption import preemption_deferred
 
 __all__ = ["check_new_folder", "partial_path", "remove", "staged_outputs", "write_text"]
 
@@ -28,8 +29,9 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         yield partial
         for path in partial.values():
             path.lstat()  # one that was not written is an error before anything is moved
-        for name, path in outputs.items():
-            replace(partial[name], path)
+        with preemption_deferred():
+            for name, path in outputs.items():
+                replace(partial[name], path)
     finally:
         for path in partial.values():
             remove(path)
@@ -56,7 +58,11 @@ def replace(source: Path, target: Path) -> None:
     remove(old)  # left by a run that was killed in here
     if target.is_dir():
         target.rename(old)
-        source.rename(target)
+        try:
+            source.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
         remove(old)
     else:
         os.replace(source, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ class Checkpoints:
 
     Args:
         folder: belongs to this very run (its name is the run's fingerprint), so whatever lies there fits.
-        resume: read what an interrupted run left; otherwise remove it and start anew.
+        resume: read what an interrupted run left; otherwise remove it, of all trainings, and start anew.
         store: keeps every state beside the folder, where the folder goes with its machine.
         course: name of the training, where several share a folder.
 
@@ -58,8 +59,7 @@ class Checkpoints:
         _prove(folder)
         self._stored = set(store.open()) if store else set()
         if not resume:
-            for name in self._names():
-                self._drop(name)
+            self._drop(self._found())
 
     def save(self, position: Position, state: dict[str, Any]) -> None:
         """Writes a state of tensors, numbers, texts, lists and dictionaries, and drops those that are too old.
@@ -71,8 +71,7 @@ class Checkpoints:
         if self._store is not None:
             self._store.put(path)
             self._stored.add(path.name)
-        for name in self._names()[KEPT:]:
-            self._drop(name)
+        self._drop(self._names()[KEPT:])
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is as it was saved, its tensors on the CPU; None if none was saved.
@@ -81,11 +80,14 @@ class Checkpoints:
             ArtifactError: there are states, and all of them are damaged.
         """
         found = self._names()
-        for name in found:
+        for number, name in enumerate(found):
             try:
-                return self._read(name)
+                state = self._read(name)
             except ArtifactError as error:
                 logger.warning("%s It is left out.", error)
+            else:
+                self._drop(found[:number])  # or they would be taken for the newest again, and kept
+                return state
         if found:
             raise ArtifactError(
                 f"{self.folder}: every checkpoint is damaged ({', '.join(found)}). Start anew with --resume never."
@@ -94,12 +96,12 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """The names of this training's states in the folder and in the store, the furthest first."""
-        here = {path.name for path in self.folder.glob("*.ckpt")}
-        return sorted(filter(self._is_own, here | self._stored), reverse=True)
+        return sorted((name for name in self._found() if name.startswith(f"{self._course}-")), reverse=True)
 
-    def _is_own(self, name: str) -> bool:
-        match = NAME.fullmatch(name)
-        return match is not None and match["course"] == self._course
+    def _found(self) -> list[str]:
+        """The names of the states of all trainings."""
+        here = {path.name for path in self.folder.glob("*.ckpt")}
+        return [name for name in here | self._stored if NAME.fullmatch(name)]
 
     def _write(self, position: Position, state: dict[str, Any]) -> Path:
         partial = self.folder / f".{self._course}.partial"
@@ -128,11 +130,17 @@ class Checkpoints:
             raise ArtifactError(f"{path}: unreadable checkpoint ({' '.join(str(error).split())}).") from error
         return state
 
-    def _drop(self, name: str) -> None:
-        remove(self.folder / name)
-        if self._store is not None and name in self._stored:
-            self._store.drop(name)
-            self._stored.remove(name)
+    def _drop(self, names: Iterable[str]) -> None:
+        """Removes states; one that the store does not let go of is no reason to end a training."""
+        for name in names:
+            remove(self.folder / name)
+            if self._store is None or name not in self._stored:
+                continue
+            try:
+                self._store.drop(name)
+                self._stored.remove(name)
+            except StorageError as error:
+                logger.warning("an old checkpoint cannot be removed: %s", error)
 
 
 def open_round(context: Context, number: int = 0) -> Checkpoints | None:

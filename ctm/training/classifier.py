@@ -29,7 +29,7 @@ from ctm.training.device import GATE_STREAM, MASKING_STREAM, at_least_fp32, pick
 from ctm.training.head_selection import HeadSelection
 from ctm.training.history import kept_row
 from ctm.training.loop import Batch, Progress, fit
-from ctm.training.optimiser import build_optimiser
+from ctm.training.optimiser import build_optimiser, fuses
 from ctm.training.processes import ALONE, Processes, joined
 
 __all__ = ["ClassifierTask", "train_classifier"]
@@ -176,7 +176,9 @@ def train_classifier(
         history = fit(
             ClassifierTask(training, data.classes, seed=seed, processes=processes),
             network,
-            build_optimiser(network, training, rates=_rates(training), group_of=_group_of, device=device),
+            build_optimiser(
+                network, training, rates=_rates(training), group_of=_group_of, fused=fuses(device, precision)
+            ),
             fabric=setup_fabric(device, precision, processes),
             loaders=loaders,
             config=training,

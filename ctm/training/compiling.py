@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["compile_network", "plain_if_not_compiled"]
+__all__ = ["as_it_was", "compile_network", "plain_if_not_compiled"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +26,30 @@ def compile_network(model: nn.Module) -> None:
 
 
 def plain_if_not_compiled(model: nn.Module, compute: Callable[[], T]) -> T:
-    """What ``compute`` returns; where compiling fails, a warning, and once more with the network as it is."""
+    """What ``compute`` returns; where compiling fails, a warning, and once more with the network as it is.
+
+    It fails at the first batch if at all, in the forward pass or in the backward pass, which is compiled later; the
+    gradients of that try are forgotten.
+    """
     try:
         return compute()
     except Exception as error:
-        compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
-        if not compiled or not _is_of_compiler(error):
+        if not any(module._compiled_call_impl for module in model.modules()) or not _is_of_compiler(error):
             raise
-        _undo(compiled, error)
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        logger.warning("torch.compile does not work here (%s): the network is trained as it is", reason.strip())
+        as_it_was(model)
+        model.zero_grad()
         return compute()
+
+
+def as_it_was(model: nn.Module) -> None:
+    """Takes back what ``compile_network`` has done."""
+    for module in model.modules():
+        module._compiled_call_impl = None
 
 
 def _is_of_compiler(error: Exception) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # takes a second or two, and most trainings do not compile
 
     return isinstance(error, TorchDynamoException)
-
-
-def _undo(compiled: Sequence[nn.Module], error: Exception) -> None:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    logger.warning("torch.compile does not work here (%s): the network is trained as it is", reason.strip())
-    for module in compiled:
-        module._compiled_call_impl = None

@@ -20,7 +20,7 @@ from ctm.errors import ModelError
 from ctm.runtime.preemption import Preempted, Request, preemption_deferred
 from ctm.runtime.progress import track
 from ctm.training.checkpoints import Checkpoints, Position
-from ctm.training.compiling import compile_network, plain_if_not_compiled
+from ctm.training.compiling import as_it_was, compile_network, plain_if_not_compiled
 from ctm.training.config import TrainingConfig
 from ctm.training.device import PROCESS_STREAM, step_seed
 from ctm.training.optimiser import cosine_with_warmup
@@ -122,7 +122,7 @@ def fit(
         while len(training.history) < config.epochs:
             training.run_epoch()
     training.take_kept_weights()
-    model.eval()
+    as_it_was(model.eval())
     return list(training.history)
 
 
@@ -202,6 +202,7 @@ class _Training:
         """Trains and validates, from wherever the epoch is, writes its row and saves the state."""
         self._train()
         self._share_sums()
+        self._end_if_asked()
         row = {
             "epoch": len(self.history) + 1,
             **self._means(),
@@ -216,8 +217,7 @@ class _Training:
             weights = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "weights": weights}
         self.save()
-        if self.processes.largest(END if self.request.made else GO_ON) == END:
-            raise Preempted
+        self._end_if_asked(saved=True)
 
     def take_kept_weights(self) -> None:
         """Gives the model the weights of the best epoch, where these are asked for."""
@@ -247,19 +247,21 @@ class _Training:
         progress = Progress(step, self.steps_per_epoch, epoch, number)
         seed = step_seed(self.seed, *PROCESS_STREAM, self.processes.rank, epoch, number)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not stepping):
-            losses = plain_if_not_compiled(self.model, lambda: self._losses(batch, progress, seed))
-            self.fabric.backward(losses["loss"] / group)
+            losses = plain_if_not_compiled(self.model, lambda: self._backward(batch, progress, seed, group))
         if stepping:
             self._step(step)
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().double()
         return stepping
 
-    def _losses(self, batch: Batch, progress: Progress, seed: int) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, progress: Progress, seed: int, group: int) -> dict[str, Tensor]:
+        """Losses of a batch, whose gradients are added to those of its group."""
         torch.manual_seed(seed)
         # On a single device Fabric leaves methods other than forward without the precision's context.
         with self.fabric.autocast():
-            return self.task.losses(self.wrapped, self._to_device(batch), progress)
+            losses = self.task.losses(self.wrapped, self._to_device(batch), progress)
+        self.fabric.backward(losses["loss"] / group)
+        return losses
 
     def _step(self, step: int) -> None:
         if self.before_step is not None:
@@ -280,7 +282,18 @@ class _Training:
             self._share_sums()
             self.save()
         if agreed == END:
-            raise Preempted
+            self._end()
+
+    def _end_if_asked(self, *, saved: bool = False) -> None:
+        """Saves the state, unless it is saved, and ends if one of the processes was asked to."""
+        if self.processes.largest(END if self.request.made else GO_ON) == END:
+            if not saved:
+                self.save()
+            self._end()
+
+    def _end(self) -> None:
+        self.processes.wait()  # torchrun gives those that are left little time once one has gone
+        raise Preempted
 
     def _share_sums(self) -> None:
         self.sums = {name: self.processes.mean(value) for name, value in self.sums.items()}
@@ -302,14 +315,22 @@ class _Training:
             return {}
         self.model.eval()
         with torch.inference_mode(), self.fabric.autocast():
-            figures = self.task.validate(self.model, self._val_batches(loader))
+            figures = plain_if_not_compiled(
+                self.model, lambda: self.task.validate(self.model, self._val_batches(loader))
+            )
         return {f"val_{name}": value for name, value in figures.items()}
 
     def _val_batches(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+        """The val split's batches. Asked to end, the state is saved at once; several processes end after them together,
+        since each has its own number of batches.
+        """
+        saved = False
         for batch in track(loader, description="val", unit="batch"):
-            if self.request.made:  # every process has the same state, so the first need not wait for the others
+            if self.request.made and not saved:
                 self.save()
-                raise Preempted
+                saved = True
+                if self.processes.world == 1:
+                    raise Preempted
             yield self._to_device(batch)
 
     def _to_device(self, batch: Batch) -> Batch:

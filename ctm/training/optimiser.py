@@ -10,11 +10,10 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from ctm.runtime.context import Precision
 from ctm.training.config import TrainingConfig
 
-__all__ = ["build_optimiser", "cosine_with_warmup"]
-
-CPU = torch.device("cpu")
+__all__ = ["build_optimiser", "cosine_with_warmup", "fuses"]
 
 
 def build_optimiser(
@@ -23,9 +22,9 @@ def build_optimiser(
     *,
     rates: Mapping[str, float],
     group_of: Callable[[str], str],
-    device: torch.device = CPU,
+    fused: bool | None = None,
 ) -> AdamW:
-    """AdamW over the parameters of ``model``, on a GPU one fused kernel.
+    """AdamW over the parameters of ``model``.
 
     Weight decay spares all parameters of less than two dimensions (norms, biases, gates), and those that the model or
     a module of it names in ``no_weight_decay``, as timm's do: tokens and position embeddings.
@@ -35,7 +34,7 @@ def build_optimiser(
         config: decay rates and weight decay.
         rates: peak learning rate of each group.
         group_of: gives the group of a parameter's name.
-        device: where the model will be trained.
+        fused: one kernel for all parameters; see ``fuses``.
     """
     exempt = _no_weight_decay(model)
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -49,8 +48,13 @@ def build_optimiser(
             for (group, decays), parameters in groups.items()
         ],
         betas=config.betas,
-        fused=device.type == "cuda" or None,
+        fused=fused,
     )
+
+
+def fuses(device: torch.device, precision: Precision) -> bool | None:
+    """Whether AdamW is fused: on a GPU, but not with fp16, where it would scale gradients that Fabric has to clip."""
+    return True if device.type == "cuda" and precision != "fp16" else None
 
 
 def _no_weight_decay(model: nn.Module) -> set[str]:

@@ -119,12 +119,11 @@ def joined(launch: Launch, device: torch.device) -> Iterator[Processes]:
             raise
         raise ProcessError(
             f"process {launch.rank} of {launch.world} has lost another process of this run, which was killed or has "
-            "said why it ended. Nothing was written; the same command goes on from the last checkpoint."
+            f"said why it ended ({str(error).strip().splitlines()[0]}). Nothing was written: run the command again."
         ) from error
     distributed.destroy_process_group()
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
     """Whether an error comes from the exchange with the others; gloo has no class for it."""
-    text = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in text for word in ("gloo", "nccl", "connection"))
+    return isinstance(error, distributed.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl"))

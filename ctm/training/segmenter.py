@@ -26,7 +26,7 @@ from ctm.training.config import TrainSegmenterConfig
 from ctm.training.device import at_least_fp32, decoding_workers, pick_device, setup_fabric
 from ctm.training.loop import Batch, Progress, fit
 from ctm.training.noisy_labels import LOSSES
-from ctm.training.optimiser import build_optimiser
+from ctm.training.optimiser import build_optimiser, fuses
 from ctm.training.processes import ALONE, Processes, joined
 from ctm.training.self_training import number_rows, write_own_masks
 from ctm.training.statistics import share_statistics
@@ -153,7 +153,7 @@ class _Course:
                 self.training,
                 rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
                 group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
-                device=self.device,
+                fused=fuses(self.device, self.precision),
             ),
             fabric=setup_fabric(self.device, self.precision, self.processes),
             loaders=self._loaders(lesson),
@@ -181,6 +181,11 @@ class _Course:
                 workers=decoding_workers(self.context, self.device),
             )
         self.processes.wait()
+        if not folder.is_dir():
+            raise ArtifactError(
+                f"{folder} is missing, which the first process has written: self_training on several machines needs "
+                "--checkpoints on a folder that all of them reach."
+            )
         return _Lesson(ShardFolder.open(folder).split("train"))
 
     def _fresh(self) -> nn.Module:

@@ -44,5 +44,5 @@ def test_a_failed_training_writes_nothing_and_keeps_its_checkpoint(pipeline: Any
     params = tiny_params.model_copy(update={"train_classifier": training, "gates": gates})
     with pytest.raises(ModelError, match="every head gate has closed"):
         pipeline.run("train_classifier", tmp_path, params=params)
-    files = {path.relative_to(tmp_path).parts[0]: path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"checkpoints": "last.ckpt"}
+    files = {(path.relative_to(tmp_path).parts[0], path.suffix) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {("checkpoints", ".ckpt")}

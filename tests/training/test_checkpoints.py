@@ -87,19 +87,27 @@ def test_a_training_that_starts_anew_removes_the_states_of_the_one_before(tmp_pa
 
 def test_trainings_that_share_a_folder_keep_their_own_states(tmp_path):
     save(Checkpoints(tmp_path, resume=True), 1, 2)
-    save(Checkpoints(tmp_path, resume=False, course="round1"), 5, 6)
+    save(Checkpoints(tmp_path, resume=True, course="round1"), 5, 6)
     assert load(Checkpoints(tmp_path, resume=True)) == 2
     assert load(Checkpoints(tmp_path, resume=True, course="round1")) == 6
 
 
 def test_a_damaged_newest_state_is_left_out_with_a_warning(tmp_path, caplog):
     save(Checkpoints(tmp_path, resume=True), 1, 2)
-    damage(files(tmp_path)[-1])
+    damaged = files(tmp_path)[-1]
+    damage(damaged)
     assert load(Checkpoints(tmp_path, resume=True)) == 1
-    assert (
-        f"{files(tmp_path)[-1]}: damaged checkpoint (its SHA-256 is not the one in its name). It is left out."
-        in caplog.text
-    )
+    assert f"{damaged}: damaged checkpoint (its SHA-256 is not the one in its name). It is left out." in caplog.text
+
+
+def test_damaged_states_do_not_take_the_places_of_good_ones(tmp_path):
+    save(Checkpoints(tmp_path, resume=True), 1, 5)
+    damage(files(tmp_path)[-1])
+    again = Checkpoints(tmp_path, resume=True)
+    assert load(again) == 1
+    save(again, 2, 3)
+    damage(files(tmp_path)[-1])
+    assert load(Checkpoints(tmp_path, resume=True)) == 2
 
 
 def test_one_changed_byte_is_damage(tmp_path):
@@ -162,10 +170,27 @@ def test_a_file_that_is_damaged_here_is_fetched_from_the_store(store, tmp_path):
     assert load(Checkpoints(tmp_path, resume=True, store=again(store))) == 2
 
 
-def test_starting_anew_clears_the_store_too(store, tmp_path):
+def test_starting_anew_clears_the_store_of_all_trainings(store, tmp_path):
     save(Checkpoints(tmp_path / "here", resume=True, store=store), 1)
-    Checkpoints(tmp_path / "here", resume=False, store=again(store))
-    assert load(Checkpoints(tmp_path / "there", resume=True, store=again(store))) is None
+    save(Checkpoints(tmp_path / "here", resume=True, store=again(store), course="round1"), 1)
+    Checkpoints(tmp_path / "there", resume=False, store=again(store))
+    assert list(again(store).open()) == []
+
+
+def test_a_store_that_does_not_let_go_of_an_old_state_ends_no_training(store, s3_server, tmp_path, caplog):
+    class Stubborn:
+        """A real store that may not delete."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def drop(self, name: str) -> None:
+            raise StorageError(f"{name}: AccessDenied")
+
+    checkpoints = Checkpoints(tmp_path, resume=True, store=Stubborn())
+    save(checkpoints, 1, 2, 3)
+    assert "an old checkpoint cannot be removed: " in caplog.text
+    assert load(Checkpoints(tmp_path, resume=True, store=again(store))) == 3
 
 
 def test_a_state_that_was_altered_in_the_store_is_left_out_with_a_warning(store, s3_server, tmp_path, caplog):

@@ -37,7 +37,8 @@ def test_a_training_ended_at_random_moments_gives_the_bytes_of_an_undisturbed_on
     trainings = trainings_of(stage, epochs=EPOCHS, batch_size=4, **SETTINGS[stage])
     assert trainings.run("undisturbed")[0] == 0
     rng = random.Random(f"{stage} {ended_by}")
-    logs = [end_at_random(trainings.start("ended"), rng, ended_by) for _ in range(KILLS)]
+    workers = ("--workers", "1")
+    logs = [end_at_random(trainings.start("ended", *workers), rng, ended_by) for _ in range(KILLS)]
     assert not trainings.folder("ended").exists()
     code, log = trainings.run("ended")
     assert code == 0, log
@@ -61,12 +62,12 @@ def end_at_random(process: subprocess.Popen[str], rng: random.Random, number: si
     process.send_signal(number)
     asked = time.monotonic()
     lines.append(process.communicate()[0])
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < 30  # it takes about a second where nothing else runs
     assert process.returncode == RETURN_CODES[number], "".join(lines)
     return "".join(lines)
 
 
-def test_the_state_of_a_long_epoch_is_found_though_the_newest_is_damaged(trainings_of):
+def test_the_state_before_is_taken_where_the_newest_is_damaged(trainings_of):
     trainings: Commands = trainings_of("train_classifier", epochs=EPOCHS, batch_size=4)
     assert trainings.run("undisturbed")[0] == 0
     end_at_random(trainings.start("ended"), random.Random(0), signal.SIGTERM)

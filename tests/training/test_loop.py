@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -93,6 +95,7 @@ def train(
     val: bool = True,
     seed: int = 0,
     before_step: Callable[[int], None] | None = None,
+    fabric: Fabric | None = None,
     **settings: Any,
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     model = network(plain=plain)
@@ -105,7 +108,7 @@ def train(
         task or Regression(),
         model,
         build_optimiser(model, config, rates={"all": config.lr}, group_of=lambda name: "all"),
-        fabric=setup_fabric(torch.device("cpu"), "fp32"),
+        fabric=fabric or setup_fabric(torch.device("cpu"), "fp32"),
         loaders=loaders,
         config=config,
         seed=seed,
@@ -234,6 +237,23 @@ def test_in_a_long_epoch_states_are_saved_in_between(tmp_path: Path, monkeypatch
     assert len(rest.progress) == 20 - 8
     assert same(resumed, undisturbed)
     assert again == rows
+
+
+def test_the_loss_scale_of_fp16_is_part_of_the_state(tmp_path: Path):
+    """On a CPU, whose autocast knows fp16; the product leaves it to GPUs."""
+
+    def half(scale: float) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=4)
+        return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", device="cpu", scaler=scaler))
+
+    undisturbed, rows = train(tmp_path / "a", plain=True, fabric=half(8.0))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", Regression(fail=3), plain=True, fabric=half(8.0))
+    fabric = half(1.0)
+    resumed, again = train(tmp_path / "b", plain=True, fabric=fabric)
+    assert again == rows
+    assert same(resumed, undisturbed)
+    assert fabric.strategy.precision.state_dict()["scale"] > 8.0  # type: ignore[attr-defined]
 
 
 def test_a_resumed_run_trains_only_the_epochs_that_are_missing(tmp_path: Path):

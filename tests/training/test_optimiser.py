@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from torch import nn
 
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.optimiser import build_optimiser, cosine_with_warmup
+from ctm.training.optimiser import build_optimiser, cosine_with_warmup, fuses
 
 
 def rates(*, warmup: int, total: int, peaks: tuple[float, ...] = (1.0,)) -> list[list[float]]:
@@ -76,3 +78,27 @@ def test_each_group_gets_its_rate_and_frozen_parameters_get_none(model: ClassTok
     lr = {names[p]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
     assert {name for name, value in lr.items() if value == 0.1} == {f"blocks.{b}.attn.gate.log_alpha" for b in (0, 1)}
     assert not any(name.startswith("patch_embed") for name in lr)
+
+
+def test_with_fp16_gradients_can_be_clipped():
+    """On a CPU, with the scaling of gradients that a GPU has."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", device="cpu", scaler=scaler))
+    layer = nn.Linear(2, 2)
+    fused = fuses(torch.device("cuda"), "fp16")
+    config = TrainClassifierConfig(epochs=1)
+    optimiser = build_optimiser(layer, config, rates={"all": 1e-2}, group_of=lambda _: "all", fused=fused)
+    before = layer.weight.detach().clone()
+    wrapped, wrapped_optimiser = fabric.setup(layer, optimiser)
+    fabric.backward(wrapped(torch.ones(1, 2)).float().sum())
+    fabric.clip_gradients(wrapped, wrapped_optimiser, max_norm=1.0, error_if_nonfinite=False)
+    wrapped_optimiser.step()
+    assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [("cuda", "fp32", True), ("cuda", "bf16", True), ("cuda", "fp16", None), ("cpu", "fp32", None)],
+)
+def test_adamw_is_fused_on_a_gpu_unless_fabric_has_to_unscale(device, precision, expected):
+    assert fuses(torch.device(device), precision) is expected
