@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.models import LAST_BLOCKS, Sizes, forward, make_model
+from bench.models import LAST_BLOCKS, forward, make_model
 from bench.row import Row
+from bench.sizes import Sizes
 from ctm.models.class_head import make_head
 from ctm.pseudomasks.candidate_tokens import candidate_maps
 from ctm.pseudomasks.config import MapConfig
@@ -17,7 +18,7 @@ from ctm.pseudomasks.maps import class_maps
 
 __all__ = ["SMALL", "class_rows"]
 
-SMALL = Sizes(channels=3, image=224, patch=16, classes=1, depth=12, width=384, heads=6, batch=2)
+SMALL = Sizes(channels=3, image=(224, 224), patch=16, classes=1, depth=12, width=384, heads=6, batch=2)
 """ViT-S/16 on photographs."""
 
 MANY = 150
@@ -29,9 +30,7 @@ SEVERAL = 8
 
 def class_rows() -> Iterator[Row]:
     """The rows of the table, each made when the one before has been measured."""
-    images = torch.randn(
-        SMALL.batch, SMALL.channels, SMALL.image, SMALL.image, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randn(SMALL.batch, SMALL.channels, *SMALL.image, generator=torch.Generator().manual_seed(1))
     for classes in (21, MANY + 1):
         yield tokens_row(images, classes)
     yield head_row()

@@ -18,13 +18,12 @@ from bench.models import LAST_BLOCKS, attention_row, make_model
 from bench.reference import assign_paper_by_pixels, attention_maps_of_kept_matrices, relevance_one_by_one
 from bench.row import Row
 from bench.sizes import Setting
-from ctm.data.sample import encode_mask
-from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shards import ShardFolder
 from ctm.data.transforms import image_to_input
+from ctm.pseudomasks import extraction as extract
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import PseudoMask, extract_pseudomasks
-from ctm.pseudomasks.mask_shards import MEMBER, EncodedMask, write_masks
+from ctm.pseudomasks.mask_shards import MEMBER
+from ctm.runtime.context import WHOLE
 
 __all__ = ["Extraction", "extraction_rows", "same_masks"]
 
@@ -68,6 +67,7 @@ class Extraction:
                 "blocks": LAST_BLOCKS if strategy == "relevance" else None,
                 "assignment": "paper",
                 "fill": "nearest",
+                "splits": ["train"],
                 "batch_size": setting.batch,
             }
         )
@@ -75,13 +75,9 @@ class Extraction:
 
     def ours(self) -> list[NDArray[np.uint8]]:
         """Masks as ctm's stage writes them, read back from its shards."""
-        folder, split, classes = self._place / f"ours{next(self._runs)}", self._data.split("train"), self._data.classes
-        found = extract_pseudomasks(
-            self._model, split, self._inputs, classes=classes, config=self._config, device=self._device
-        )
-        entry, _ = write_masks(folder, split, map(encoded, found), classes=classes)
-        index = ShardIndex(kind="masks", classes=classes.names, background=None, splits={"train": entry})
-        write_index(folder, index)
+        folder = self._place / f"ours{next(self._runs)}"
+        extraction = extract.Extraction(self._data, self._model, self._inputs, device=self._device, workers=0)
+        extraction.write(folder, extraction.plan(self._config), WHOLE)
         masks = ShardFolder.open(folder).split("train")
         return [masks.mask(number, MEMBER) for number in range(len(masks))]
 
@@ -107,11 +103,6 @@ class Extraction:
         if self._config.strategy == "attention":
             return attention_maps_of_kept_matrices(self._model, images)
         return relevance_one_by_one(self._model, images, candidates, LAST_BLOCKS)
-
-
-def encoded(found: PseudoMask) -> EncodedMask:
-    """A mask and its file, as the stage makes them."""
-    return EncodedMask(found.index, encode_mask(found.mask), found.mask, found.candidates, found.logits)
 
 
 def same_masks(reference: list[NDArray[np.uint8]], ours: list[NDArray[np.uint8]]) -> bool:

@@ -89,6 +89,17 @@ class Params(Config):
         return self
 
     @model_validator(mode="after")
+    def _encoder_can_checkpoint(self) -> Params:
+        """Found here and not after the classifier's training."""
+        training = self.train_segmenter
+        if training.grad_checkpointing and training.arch != "vit" and not training.encoder.startswith("tu-"):
+            raise ValueError(
+                f"train_segmenter.grad_checkpointing is true, but the encoder {training.encoder} of "
+                "segmentation-models-pytorch has none: choose one of timm's, with the prefix tu-, or arch: vit"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _confidence_is_there(self) -> Params:
         """Found here and not after hours of training."""
         least = self.train_segmenter.min_confidence

@@ -150,6 +150,7 @@ def test_the_last_override_wins(demo: Path):
         ),
         ("model.image_size=[32, 4.5]", "model.image_size: Input should be a valid integer"),
         ("train_classifier.lr=.inf", "train_classifier.lr: Input should be a finite number"),
+        ("train_segmenter.grad_checkpointing=true", "the encoder resnet18 of segmentation-models-pytorch has none"),
         ("train_segmenter.min_confidence=0.5", "but extract_pseudomasks.confidence is false"),
         ("train_classifier.masking_warmup_epochs=99", "masking_warmup_epochs (99) is more than epochs (12)"),
         (

@@ -22,14 +22,14 @@ from ctm.evaluation.sheet import Sheet, make_sheet
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.maps import class_maps
-from ctm.pseudomasks.parts import CHOSEN
+from ctm.pseudomasks.parts import CHOSEN, TOKENS
 from ctm.pseudomasks.ranking import has_learned, not_learned
 from ctm.pseudomasks.recipes import recipe_config, recipe_name
 from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
 __all__ = [
-    "auto_words",
+    "choice_words",
     "class_rows",
     "compare_rows",
     "compare_sheet",
@@ -121,11 +121,15 @@ def compare_rows(metrics: Metrics, config: ExtractConfig) -> list[CompareRow]:
     return rows
 
 
-def auto_words(metrics: Metrics) -> str | None:
-    """What the strategy auto chose, and from which recipes; None where the parameters name the recipe."""
-    if CHOSEN not in metrics:
-        return None
-    return f"The strategy auto chose {metrics[CHOSEN]['recipe']} by the label-free score, which sees no true mask."
+def choice_words(metrics: Metrics) -> str | None:
+    """What was decided before the masks were made: auto's recipe, and the tokens; None where the parameters say all."""
+    words = []
+    if CHOSEN in metrics:
+        chosen = metrics[CHOSEN]["recipe"]
+        words.append(f"The strategy auto chose {chosen} by the label-free score, which sees no true mask.")
+    if (tokens := metrics.get(TOKENS, {}).get("train")) and tokens["used"] == "candidates":
+        words.append("This run's own masks come from the tokens of each image's labels alone, others from all.")
+    return " ".join(words) or None
 
 
 def compare_sheet(

@@ -104,7 +104,7 @@ class ReportData:
         views: at which sizes, and whether mirrored too, class maps were read, in words.
         tuned: there is a tune list, whose masks chose settings and are left out of the scores of pseudo-masks.
         saw_truth: the segmenter was trained on true masks, as the upper bound.
-        auto: how the recipe was chosen, in words; None where params.yaml names it.
+        choice: what was decided before the masks were made, in words; None where params.yaml says it all.
         per_class: scores of each class.
         confusion: which class the segmenter takes for which on val, None where there is no truth.
         panels: samples in pictures.
@@ -128,7 +128,7 @@ class ReportData:
     views: str = ""
     tuned: bool = False
     saw_truth: bool = False
-    auto: str | None = None
+    choice: str | None = None
     per_class: Sequence[ClassRow] = ()
     confusion: ConfusionTable | None = None
     panels: Sequence[Panel] = ()

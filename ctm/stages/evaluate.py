@@ -69,7 +69,7 @@ def run(
     from ctm.evaluation.scoring import count_masks, score_classifier, score_masks, segment
     from ctm.models.io import load_classifier
     from ctm.models.segmenter import load_segmenter, read_supervision
-    from ctm.pseudomasks.parts import CHOSEN, check_settings
+    from ctm.pseudomasks.parts import CHOSEN, TOKENS, check_settings
     from ctm.pseudomasks.samples import spread
     from ctm.training.device import decoding_workers, pick_device
     from ctm.training.history import read_history
@@ -115,8 +115,7 @@ def run(
     if (tuned := data.tune_samples) and metrics["segmenter"]["supervision"] != "truth":
         masks = segment(network, data.split("train"), network_inputs, samples=tuned, **work)
         metrics["segmenter"]["tune"] = score_masks(masks, data.split("train"), classes=classes)
-    if chosen:
-        metrics[CHOSEN] = chosen
+    metrics |= {name: pseudo.index.about[name] for name in (CHOSEN, TOKENS) if name in pseudo.index.about}
     if "train" in pseudo.splits:
         for entry in config.evaluate.compare:
             compared = (
@@ -158,7 +157,7 @@ def run(
             views=page.views_words(extraction),
             tuned="score" in metrics["pseudomasks"],
             saw_truth=page.segmenter_saw_truth(metrics),
-            auto=page.auto_words(metrics),
+            choice=page.choice_words(metrics),
             per_class=page.class_rows(metrics, classes),
             confusion=confusion_table(counts, classes.names),
             panels=panels,

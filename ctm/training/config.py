@@ -69,7 +69,7 @@ class TrainClassifierConfig(TrainingConfig):
     learn under the pruning weight, or a given sparsity."""
 
     head_lr: Rate = 1e-3
-    """Peak learning rate of the dense head, the patch head, the class tokens and the register token."""
+    """Peak learning rate of the head, the patch head, the class tokens and the register token."""
 
     gate_lr: Rate = 0.02
     """Peak learning rate of the head gates."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from bench import classes
-from bench.models import Sizes
 from bench.row import measured
+from bench.sizes import Sizes
 
 
 def test_each_row_runs_and_its_name_fits_the_table(monkeypatch: pytest.MonkeyPatch):
-    tiny = Sizes(channels=3, image=32, patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
+    tiny = Sizes(channels=3, image=(32, 32), patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
     monkeypatch.setattr(classes, "SMALL", tiny)
     names = []
     for row in classes.class_rows():
@@ -23,7 +23,7 @@ def test_each_row_runs_and_its_name_fits_the_table(monkeypatch: pytest.MonkeyPat
 
 
 def test_only_the_candidates_tokens_enter_the_shorter_sequence(monkeypatch: pytest.MonkeyPatch):
-    tiny = Sizes(channels=3, image=32, patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
+    tiny = Sizes(channels=3, image=(32, 32), patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
     monkeypatch.setattr(classes, "SMALL", tiny)
     *_, relevance = classes.class_rows()
     found, fewer = relevance.reference(), relevance.ours()

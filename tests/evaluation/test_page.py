@@ -93,8 +93,12 @@ def test_recipes_that_auto_looked_at_show_the_score_that_it_chose_by():
     changed = metrics("chosen", {"recipe": "relevance", "scores": {"relevance": {"score": 0.8}, "cam": {"score": 0.1}}})
     rows = page.compare_rows(changed, ExtractConfig())
     assert [row.label_free for row in rows] == [0.8, None, None]
-    assert "auto chose relevance" in str(page.auto_words(changed))
-    assert page.auto_words(METRICS) is None
+    assert "auto chose relevance" in str(page.choice_words(changed))
+    assert page.choice_words(METRICS) is None
+    tokens = {"tokens_used": {"train": {"used": "candidates", "difference": 0.01, "images": 32}}}
+    assert "tokens of each image's labels alone" in str(page.choice_words({**METRICS, **tokens}))
+    tokens["tokens_used"]["train"]["used"] = "all"
+    assert page.choice_words({**METRICS, **tokens}) is None
 
 
 def test_a_segmenter_that_saw_truth_is_called_an_upper_bound_first_of_all():

@@ -265,7 +265,7 @@ def test_the_losses_with_and_without_masking_share_one_chart():
 
 def test_compared_masks_are_shown_in_pictures_and_label_free_scores_where_there_are_any():
     sheet = Sheet(["truth", "cam"], [SheetRow("scene_7", ["forest"], panel().image, [mask(), None])], marked="cam")
-    html = render_report(replace(DATA, sheet=sheet, auto="The strategy auto chose cam."))
+    html = render_report(replace(DATA, sheet=sheet, choice="The strategy auto chose cam."))
     Page(html)
     assert "scene_7" in html
     assert "The strategy auto chose cam." in html
