@@ -11,7 +11,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from ctm.data.classes import ClassTable
 from ctm.data.config import AugmentConfig
@@ -50,19 +51,40 @@ def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
 
 def train(params: Params, shards: ShardFolder, masks: ShardFolder, folder: Path, **settings: Any) -> tuple[bytes, Any]:
     """Bytes of the written weights, and the history."""
-    seed = settings.pop("seed", 0)
+    seed, precision = settings.pop("seed", 0), settings.pop("precision", "fp32")
     model, spec, inputs, history = train_segmenter(
         shards,
         masks,
         image_size=(32, 32),
         training=params.train_segmenter.model_copy(update=settings),
         seed=seed,
-        precision="fp32",
+        precision=precision,
         context=Context(device="cpu", workers=0, checkpoints=folder / "checkpoints", resume=True),
     )
     assert not model.training
     save_segmenter(folder / "model", model, spec, classes=shards.classes, inputs=inputs)
     return (folder / "model" / "model.safetensors").read_bytes(), history
+
+
+def test_in_half_precision_convolutions_have_their_channels_last(
+    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
+    seen: dict[str, set[bool]] = {}
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if module.training and isinstance(module, nn.Conv2d) and min(output.shape[1:]) > 1:
+            seen[precision].add(output.is_contiguous(memory_format=torch.channels_last))
+
+    hook = register_module_forward_hook(look)
+    try:
+        for precision in ("fp32", "bf16"):
+            seen[precision] = set()
+            written = train(tiny_params, tiny_shards, masks, tmp_path / precision, precision=precision)
+            assert written
+    finally:
+        hook.remove()
+    assert True not in seen["fp32"]
+    assert seen["bf16"] == {True}
 
 
 @pytest.mark.parametrize("truth", [None, b"no picture at all"], ids=["missing", "garbled"])
