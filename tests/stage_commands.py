@@ -30,14 +30,25 @@ class Commands:
         self.stage, self._inputs, self._root = stage, inputs, root
         (root / "params.yaml").write_text(to_yaml(params), encoding="utf-8")
 
-    def start(self, name: str, *options: str, processes: int = 1) -> subprocess.Popen[str]:
+    def start(self, name: str, *options: str, processes: int = 1, node: str | None = None) -> subprocess.Popen[str]:
+        """One that is under way.
+
+        Args:
+            name: of its disk.
+            options: of the command.
+            processes: more than one are started by torchrun.
+            node: address and port of the first of two nodes, of which this is one; None: there is one alone.
+        """
         disk = self._root / name
         disk.mkdir(exist_ok=True)
-        torchrun = [BIN / "torchrun", "--standalone", "--local-addr", "localhost", f"--nproc-per-node={processes}"]
+        meeting = ["--standalone", "--local-addr", "localhost"]
+        if node is not None:
+            meeting = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={node}", "--local-addr", "localhost"]
+        torchrun = [BIN / "torchrun", *meeting, f"--nproc-per-node={processes}"]
         ports = [word for port, path in self._inputs.items() for word in (f"--{port}", path)]
         return subprocess.Popen(
             [
-                *([*torchrun, "--no-python"] if processes > 1 else []),
+                *([*torchrun, "--no-python"] if processes > 1 or node else []),
                 *(BIN / "ctm", self.stage.replace("_", "-"), *ports, *options),
                 *("--params", self._root / "params.yaml", "--device", "cpu"),
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -45,6 +46,24 @@ def test_two_processes_have_the_curve_of_one(trainings_of, stage: str):
     weights, others = (load_file(trainings.folder(name) / "model.safetensors") for name in ("one", "two"))
     for name, tensor in weights.items():
         assert float((tensor - others[name]).abs().max()) <= 1e-6, name
+
+
+@pytest.mark.parametrize("stage", ["train_classifier", "extract_pseudomasks"])
+def test_two_nodes_that_share_a_disk_give_what_one_gives(trainings_of, stage: str):
+    """Two torchruns on this machine, which take each other for another one."""
+    runs = trainings_of(stage, batch_size=8)
+    assert runs.run("one")[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"localhost:{free.getsockname()[1]}"
+    nodes = [runs.start("two", node=meeting) for _ in range(2)]
+    logs = [node.communicate(timeout=120)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], logs
+    names = sorted(path.name for path in runs.folder("one").iterdir())
+    assert sorted(path.name for path in runs.folder("two").iterdir()) == names
+    if stage == "extract_pseudomasks":
+        for name in names:
+            assert (runs.folder("two") / name).read_bytes() == (runs.folder("one") / name).read_bytes()
 
 
 def test_two_processes_train_themselves_on_the_masks_of_the_first(trainings_of):
