@@ -9,7 +9,7 @@ from typing import Literal
 
 from ctm.data.classes import ClassTable
 from ctm.data.datasets.rasters import load_rasterio
-from ctm.data.mask_files import mask_geotiff, write_mask_png
+from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.runtime.outputs import check_new_folder, staged_outputs
@@ -37,6 +37,7 @@ def write_masks(artifact: Path, folder: Path, *, format: MaskFormat = "png") -> 
         ArtifactError: the artifact is missing or damaged, none of its samples has a mask, ``folder`` holds files, or
             a GeoTIFF is asked of a sample whose image does not say where it lies.
         DataError: a GeoTIFF is asked for and rasterio is missing.
+        StorageError: the disk does not take a GeoTIFF.
     """
     check_new_folder(folder)
     shards = ShardFolder.open(artifact)
@@ -75,5 +76,5 @@ def _write_geotiff(split: Split, index: int, member: str, folder: Path, *, class
     mask = split.mask(index, member)
     size = (mask.shape[0], mask.shape[1])
     where = {"crs": place.crs, "transform": rasterio.Affine(*place.transform)}
-    with mask_geotiff(folder / f"{key}.tif", size, classes, compress="lzw", **where) as file:
-        file.write(mask, 1)
+    shown = Path(split.name) / f"{key}.tif"
+    write_mask_geotiff(folder / f"{key}.tif", [mask], size, classes, shown=shown, compress="lzw", **where)

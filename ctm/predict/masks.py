@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctm.data.datasets.rasters import load_rasterio
-from ctm.data.mask_files import mask_geotiff, write_mask_png
+from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.errors import DataError
 from ctm.models.native_mask import native_mask
 from ctm.predict.images import ImageFile, report_failures
@@ -44,6 +43,7 @@ def predict_masks(images: Sequence[ImageFile], network: Network, folder: Path, *
     Raises:
         ArtifactError: ``folder`` holds files.
         DataError: images could not be read to their end, which are named; those of all others are written.
+        StorageError: the disk does not take a GeoTIFF.
     """
     check_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,14 +92,9 @@ def _write_png(path: Path, mask: NDArray[np.uint8], network: Network) -> None:
 
 def _write_geotiff(path: Path, source: RasterSource, bands: Iterator[NDArray[np.uint8]], network: Network) -> None:
     """Writes the bands of a mask as they come, on the grid of the raster that they are made of."""
-    rasterio = load_rasterio()
     given = source.dataset
     where = {} if given.transform.is_identity else {"transform": given.transform}
-    with (
-        staged_outputs({"mask": path}) as staged,
-        mask_geotiff(staged["mask"], source.size, network.classes, crs=given.crs, **where, **LAYOUT) as file,
-    ):
-        top = 0
-        for band in bands:
-            file.write(band, 1, window=rasterio.windows.Window(0, top, band.shape[1], len(band)))
-            top += len(band)
+    with staged_outputs({"mask": path}) as staged:
+        write_mask_geotiff(
+            staged["mask"], bands, source.size, network.classes, shown=path, crs=given.crs, **where, **LAYOUT
+        )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,11 @@ import pytest
 
 from ctm.params import Params, to_yaml
 from ctm.stages import STAGES
+from tests.conftest import TinyPipeline
 
 pytestmark = pytest.mark.slow
 
 CTM = Path(sys.executable).with_name("ctm")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a disk of so many bytes (``400k``)."""
-    if os.getuid() != 0:
-        pytest.skip("needs root, to mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(size: str) -> Path:
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, text=True
-        )
-        if made.returncode:
-            pytest.skip(f"no disk can be mounted here: {made.stderr}")
-        return disk
-
-    yield mount
-    if os.path.ismount(disk):
-        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "evaluate"])
@@ -69,6 +48,19 @@ def test_a_checkpoint_that_does_not_fit_says_so_and_is_not_taken_for_one(
     code, log = run(pipeline, tiny_params, tmp_path, stage, output=tmp_path, checkpoints=tmp_path / "checkpoints")
     assert code == 0, log
     assert "resuming" not in log
+
+
+@pytest.mark.parametrize("room", ["16k", "24k", "32k"])
+def test_masks_that_do_not_fit_say_so_and_none_is_half_there(
+    pipeline: TinyPipeline, small_disk: Callable[[str], Path], room: str
+):
+    disk = small_disk(room)
+    words = [pipeline.path("preprocess", "shards"), disk / "masks", "--format", "geotiff"]
+    ended = subprocess.run([CTM, "unpack", *words], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "make room and run the command again" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(disk.rglob("*")) == []
 
 
 def run(pipeline: Any, params: Params, root: Path, stage: str, *, output: Path, checkpoints: Path) -> tuple[int, str]:
