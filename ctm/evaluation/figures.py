@@ -101,23 +101,38 @@ def heat_picture(image: NDArray[np.uint8], class_map: NDArray[np.floating]) -> s
     return _data_uri(heat_overlay(image, class_map, side=LONGEST_SIDE))
 
 
-def heat_overlay(image: NDArray[np.uint8], class_map: NDArray[np.floating], *, side: int) -> NDArray[np.uint8]:
+def heat_overlay(
+    image: NDArray[np.uint8],
+    class_map: NDArray[np.floating],
+    *,
+    side: int,
+    missing: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
     """A class map from dark (its lowest value) to bright yellow (its highest) over the grey image, (h, w, 3).
 
     Args:
         image: (H, W, 3).
         class_map: (h0, w0), any range; a constant map leaves the image dark.
         side: pixels of the longer side at most.
+        missing: (H, W) pixels without value: they stay grey, and cells that hold no others do not count for the range.
     """
     from matplotlib import colormaps
 
     grey = _grey(_shown(image, side))
     size = (grey.shape[1], grey.shape[0])
-    values = class_map.astype(np.float32) - class_map.min()
+    values = class_map.astype(np.float32)
+    if missing is not None and missing.any() and not missing.all():
+        shares = Image.fromarray(missing.astype(np.float32)).resize(values.shape[::-1], Image.Resampling.BOX)
+        seen = np.asarray(shares) < 1
+        values = np.where(seen, values, values[seen].min()) if seen.any() else values
+    values = values - values.min()
     values /= max(float(values.max()), np.finfo(np.float32).tiny)
     heat = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
     colour = colormaps["inferno"](heat)[..., :3] * 255
     opacity = (0.45 + 0.4 * heat)[..., None]
+    if missing is not None:
+        hidden = np.asarray(Image.fromarray(missing).resize(size, Image.Resampling.NEAREST))
+        opacity = np.where(hidden[..., None], 0, opacity)
     picture: NDArray[np.uint8] = (grey * (1 - opacity) + colour * opacity).astype(np.uint8)
     return picture
 

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from ctm.data.transforms import image_to_input
 from ctm.evaluation.figures import heat_overlay
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.predict.images import ImageFile, report_failures
-from ctm.predict.sources import read_batches
+from ctm.predict.sources import Whole, read_batches
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.maps import class_maps
 from ctm.runtime.outputs import check_new_folder, staged_outputs, write_text
@@ -73,7 +72,7 @@ def explain_images(
     failures: list[str] = []
     pictures = 0
     for batch in read_batches(images, inputs, batch_size=batch_size, failures=failures, description="explanations"):
-        prepared = torch.stack([image_to_input(image, inputs) for image in batch.values()])
+        prepared = torch.stack([image_to_input(image.pixels, inputs) for image in batch.values()])
         found = class_maps(model, prepared.to(device), None, config, threshold=config.threshold)
         probabilities = found.logits.float().sigmoid().tolist()
         maps, predicted = found.maps.float().cpu().numpy(), found.candidates.tolist()
@@ -99,16 +98,16 @@ def _shares(classes: ClassTable, probabilities: Sequence[float]) -> list[tuple[s
     return [(name, f"{share:.4f}") for name, share in zip(classes.token_names, probabilities, strict=True)]
 
 
-def _write_pictures(folder: Path, image: NDArray[Any], maps: dict[str, NDArray[np.float32]]) -> None:
+def _write_pictures(folder: Path, image: Whole, maps: dict[str, NDArray[np.float32]]) -> None:
     """Writes the pictures of one image, all or none; an image without a predicted class has no folder."""
     if not maps:
         return
-    shown = display_rgb(image)
+    shown = display_rgb(image.pixels)
     side = min(max(shown.shape[:2]), LONGEST_SIDE)
     with staged_outputs({"pictures": folder}) as staged:
         staged["pictures"].mkdir()
         for file, class_map in maps.items():
-            picture = Image.fromarray(heat_overlay(shown, class_map, side=side))
+            picture = Image.fromarray(heat_overlay(shown, class_map, side=side, missing=image.missing))
             picture.save(staged["pictures"] / file)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctm.data.classes import IGNORE
 from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.errors import DataError
 from ctm.models.native_mask import native_mask
@@ -47,9 +48,10 @@ def predict_masks(images: Sequence[ImageFile], network: Network, folder: Path, *
     """
     check_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    tiled = [image for image in images if tile is not None or image.kind == "raster"]
     whole = [image for image in images if tile is None and image.kind != "raster"]
     failures = _predict_whole(whole, network, folder)
-    for image in (image for image in images if image not in whole):
+    for image in tiled:
         try:
             _predict_tiled(image, network, folder, tile=network.tile_size(tile))
         except DataError as error:
@@ -65,8 +67,11 @@ def _predict_whole(images: Sequence[ImageFile], network: Network, folder: Path) 
         images, network.inputs, batch_size=network.batch_size, failures=failures, description="masks"
     )
     for batch in batches:
-        for (name, pixels), logits in zip(batch.items(), network.logits([*batch.values()]), strict=True):
-            _write_png(folder / f"{name}.png", native_mask(logits, (pixels.shape[1], pixels.shape[2])), network)
+        found = network.logits([image.pixels for image in batch.values()])
+        for (name, image), logits in zip(batch.items(), found, strict=True):
+            mask = native_mask(logits, image.missing.shape)
+            mask[image.missing] = IGNORE
+            _write_png(folder / f"{name}.png", mask, network)
     return failures
 
 

@@ -16,12 +16,12 @@ from ctm.data.datasets.photographs import read_photograph
 from ctm.data.datasets.rasters import Raster, load_rasterio, opened_raster, read_array
 from ctm.data.datasets.reader import RawFile
 from ctm.data.inputs import InputSpec, PixelValues
-from ctm.data.sample import check_pixels, decode_image
+from ctm.data.sample import decode_image
 from ctm.errors import DataError
 from ctm.predict.images import ImageFile, pixel_values
 from ctm.runtime.progress import track
 
-__all__ = ["ArraySource", "RasterSource", "Rows", "Source", "open_raster_source", "read_batches", "read_image"]
+__all__ = ["ArraySource", "RasterSource", "Rows", "Source", "Whole", "open_raster_source", "read_batches", "read_image"]
 
 
 class Rows(NamedTuple):
@@ -47,17 +47,25 @@ class Source(Protocol):
         """What a data set would have stored, (Ch, h, w), of a piece (bands, h, w) of the values."""
 
 
+class Whole(NamedTuple):
+    """A whole image."""
+
+    pixels: NDArray[Any]
+    """(Ch, H, W) as ``preprocess`` would have stored it."""
+    missing: NDArray[np.bool_]
+    """(H, W) pixels without any value."""
+
+
 class ArraySource:
     """An image in memory, already as a data set would have stored it."""
 
-    def __init__(self, image: NDArray[Any]) -> None:
+    def __init__(self, image: Whole) -> None:
         self._image = image
-        self.size = (image.shape[1], image.shape[2])
+        self.size = image.missing.shape
 
     def read(self, start: int, stop: int) -> Rows:
-        """The rows from ``start`` to before ``stop``, none of whose pixels is without value."""
-        rows = self._image[:, start:stop]
-        return Rows(rows, np.zeros(rows.shape[1:], dtype=bool))
+        """The rows from ``start`` to before ``stop``."""
+        return Rows(self._image.pixels[:, start:stop], self._image.missing[start:stop])
 
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
         """The piece as it is."""
@@ -78,11 +86,19 @@ class RasterSource:
         self.size = (dataset.height, dataset.width)
         self._photograph = self._values == "bytes" and inputs.channels == PHOTOGRAPH_CHANNELS
         self._colours = _palette(dataset) if self._photograph and dataset.count == 1 else None
-        flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
-        self._masked = "per_dataset" in flags
+        flags = {flag.name for flag in dataset.mask_flag_enums[0]}
+        self._masked = "per_dataset" in flags and "alpha" not in flags  # by a mask of the file, or one beside it
+        self._transparent = (
+            self._photograph
+            and dataset.count > PHOTOGRAPH_CHANNELS
+            and dataset.colorinterp[PHOTOGRAPH_CHANNELS].name == "alpha"
+        )
 
     def read(self, start: int, stop: int) -> Rows:
-        """The rows from ``start`` to before ``stop``; missing is what is nodata or NaN in all bands, or masked.
+        """The rows from ``start`` to before ``stop``.
+
+        Missing is what is nodata or NaN in all bands that the model sees, what a mask leaves out, and what is
+        transparent by a band that the model does not see.
 
         Raises:
             DataError: the file is damaged there.
@@ -91,13 +107,18 @@ class RasterSource:
         window = rasterio.windows.Window(0, start, self.size[1], stop - start)
         try:
             values = self.dataset.read(window=window)
-            visible = self.dataset.dataset_mask(window=window) if self._masked else None
+            visible = self.dataset.read_masks(1, window=window) if self._masked else None
         except rasterio.errors.RasterioError as error:
             raise DataError(
                 f"{self._path} cannot be read from row {start} to {stop} ({error}); replace the file or leave it out"
             ) from error
-        missing: NDArray[np.bool_] = np.logical_and.reduce(self._raster(values).missing)  # over the bands
-        return Rows(values, missing if visible is None else missing | (visible == 0))
+        seen = values[:PHOTOGRAPH_CHANNELS] if self._photograph else values
+        missing: NDArray[np.bool_] = np.logical_and.reduce(self._raster(seen).missing)  # over the bands
+        if visible is not None:
+            missing |= visible == 0
+        if self._transparent:
+            missing |= values[PHOTOGRAPH_CHANNELS] == 0
+        return Rows(values, missing)
 
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
         """What a data set would have stored of a piece: colours of 8 bits, or bands whose missing values are 0."""
@@ -123,26 +144,28 @@ def open_raster_source(image: ImageFile, inputs: InputSpec) -> Iterator[RasterSo
         yield RasterSource(image.path, dataset, inputs)
 
 
-def read_image(image: ImageFile, inputs: InputSpec) -> NDArray[Any]:
-    """The whole image, (Ch, H, W), as ``preprocess`` would have stored it for the model.
+def read_image(image: ImageFile, inputs: InputSpec) -> Whole:
+    """The whole image as ``preprocess`` would have stored it for the model.
 
     Raises:
-        DataError: the file is damaged or too large to be read whole.
+        DataError: the file is damaged.
     """
     if image.kind == "raster":
         with open_raster_source(image, inputs) as source:
-            check_pixels(source.size[1], source.size[0])
-            return np.ascontiguousarray(source.stored(source.read(0, source.size[0]).values))
+            rows = source.read(0, source.size[0])
+            return Whole(np.ascontiguousarray(source.stored(rows.values)), rows.missing)
     file = RawFile(str(image.path), image.path.read_bytes())
     if image.kind == "array":
-        return _stored(read_array(file), pixel_values(inputs))
+        raster = read_array(file)
+        return Whole(_stored(raster, pixel_values(inputs)), np.logical_and.reduce(raster.missing))
     photograph = read_photograph(file)
-    return decode_image(photograph.data, photograph.extension)
+    pixels = decode_image(photograph.data, photograph.extension)
+    return Whole(pixels, np.zeros(pixels.shape[1:], dtype=bool))
 
 
 def read_batches(
     images: Sequence[ImageFile], inputs: InputSpec, *, batch_size: int, failures: list[str], description: str
-) -> Iterator[dict[str, NDArray[Any]]]:
+) -> Iterator[dict[str, Whole]]:
     """Yields whole images by their names, some at a time, while it shows how far it is.
 
     Args:
@@ -152,7 +175,7 @@ def read_batches(
         failures: gets what is wrong with images that cannot be read; they are passed over.
         description: of the work.
     """
-    batch: dict[str, NDArray[Any]] = {}
+    batch: dict[str, Whole] = {}
     for number, image in enumerate(track(images, description=description, total=len(images)), start=1):
         try:
             batch[image.name] = read_image(image, inputs)

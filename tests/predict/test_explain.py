@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_the_picture_is_the_report_s_of_the_default_map_at_the_image_s_size(tmp_
         assert picture.size == (51, 40)
         difference = np.abs(np.asarray(picture).astype(int) - expected)
     assert np.percentile(difference, 99) <= 1  # sums of another batch are rounded otherwise
+
+
+def test_pixels_without_value_explain_nothing(tmp_path: Path, model: ClassTokenViT, raster: Callable[..., Path]):
+    pixels = np.maximum(smooth(3, (32, 32)), 1)
+    pixels[:, :16] = 0
+    explained(model, tmp_path / "out", raster("scene.tif", pixels, nodata=0))
+    picture = np.asarray(Image.open(tmp_path / "out" / "scene" / "cat.png"))
+    assert (picture[:16] == 0).all()  # black, as the image is there
+    assert picture[16:].max() > 150  # what speaks for the class is brightest among what is seen
 
 
 def test_an_image_without_a_predicted_class_has_rows_and_no_picture(tmp_path: Path, model: ClassTokenViT):

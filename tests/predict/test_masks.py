@@ -155,6 +155,63 @@ def test_nodata_in_all_bands_and_masked_pixels_get_255(
     np.testing.assert_array_equal(out["alpha.tif"] == 255, empty)
 
 
+def test_transparency_counts_beside_nodata(tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]):
+    colours = np.maximum(smooth(3, (40, 50)), 1)
+    colours[:, 20:30, 5:15] = 0
+    alpha = np.full((1, 40, 50), 255, dtype=np.uint8)
+    alpha[:, :10] = 0
+    bands = np.concatenate([colours, alpha])
+    warped = raster("warped.tif", bands, nodata=0, photometric="RGB", alpha="YES")  # as gdalwarp -dstalpha writes it
+    out = predicted(segmenter(), tmp_path / "out", warped)
+    np.testing.assert_array_equal(out["warped.tif"] == 255, (alpha[0] == 0) | (colours == 0).all(axis=0))
+
+
+def test_a_fourth_band_that_the_model_sees_is_no_transparency(
+    tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]
+):
+    bands = np.maximum(smooth(4, (40, 50)), 1)
+    bands[3, :10] = 0
+    scene = raster("scene.tif", bands, photometric="RGB", alpha="YES")
+    four = InputSpec((32, 32), 4, 1 / 255, values="bytes", stored_size=(24, 30))
+    assert not (predicted(segmenter(four), tmp_path / "four", scene)["scene.tif"] == 255).any()
+
+
+def test_a_fourth_band_of_unknown_meaning_is_neither_seen_nor_transparency(
+    tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]
+):
+    bands = np.maximum(smooth(4, (40, 50)), 1)
+    bands[3, :10] = 0
+    out = predicted(segmenter(), tmp_path / "out", raster("scene.tif", bands, photometric="RGB", alpha="UNSPECIFIED"))
+    assert not (out["scene.tif"] == 255).any()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_masks_of_the_file_and_beside_it_count(
+    tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path], inside: bool
+):
+    rasterio = pytest.importorskip("rasterio")
+    scene, visible = raster(size=(40, 50)), np.full((40, 50), 255, dtype=np.uint8)
+    visible[5:10, 20:] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside), rasterio.open(scene, "r+") as file:
+        file.write_mask(visible)
+    assert Path(f"{scene}.msk").exists() != inside
+    out = predicted(segmenter(), tmp_path / "out", scene)
+    np.testing.assert_array_equal(out["scene.tif"] == 255, visible == 0)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_pixels_of_arrays_that_are_nan_in_all_bands_get_255(
+    tmp_path: Path, segmenter: Callable[..., Path], tile: int | None
+):
+    values = smooth(3, (40, 50)).astype(np.float32) / 255
+    values[:, :20, 10:30] = np.nan
+    values[0, 35] = np.nan  # two bands have a value
+    np.save(tmp_path / "scene.npy", values)
+    model = segmenter(InputSpec((32, 32), 3, 1.0, values="numbers", stored_size=(32, 32)))
+    out = predicted(model, tmp_path / "out", tmp_path / "scene.npy", tile=tile)
+    np.testing.assert_array_equal(out["scene.png"] == 255, np.isnan(values).all(axis=0))
+
+
 def test_a_band_without_value_is_0_for_the_model_as_in_training(
     tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]
 ):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ctm.data.inputs import InputSpec
 from ctm.data.transforms import image_to_input
 from ctm.predict.network import Network
-from ctm.predict.sources import ArraySource, Rows
+from ctm.predict.sources import ArraySource, Whole
 from ctm.predict.tiling import tile_starts, tile_weights, tiled_mask
 from tests.predict.conftest import CLASSES, smooth
 
@@ -81,7 +81,8 @@ def made(kind: type[nn.Module]) -> nn.Module:
 
 
 def tiled(image: np.ndarray, model: Network, tile: tuple[int, int]) -> np.ndarray:
-    return np.concatenate([*tiled_mask(ArraySource(image), model, tile)])
+    source = ArraySource(Whole(image, np.zeros(image.shape[1:], dtype=bool)))
+    return np.concatenate([*tiled_mask(source, model, tile)])
 
 
 @torch.inference_mode()
@@ -164,11 +165,8 @@ class Holes(ArraySource):
     """An image of which a part is missing, and which counts what is asked of it."""
 
     def __init__(self, image: np.ndarray, missing: np.ndarray) -> None:
-        super().__init__(image)
-        self.missing, self.tiles = missing, 0
-
-    def read(self, start: int, stop: int) -> Rows:
-        return Rows(super().read(start, stop).values, self.missing[start:stop])
+        super().__init__(Whole(image, missing))
+        self.tiles = 0
 
     def stored(self, values: np.ndarray) -> np.ndarray:
         self.tiles += 1
