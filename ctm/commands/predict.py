@@ -23,7 +23,11 @@ def predict(
     ],
     model: Annotated[
         Path,
-        typer.Option("--model", metavar="DIR", help="Output of train-segmenter; with --explain that of prune-heads."),
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Output of train-segmenter; with --explain of train-classifier or prune-heads.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the files.")],
     explain: Annotated[
@@ -77,6 +81,6 @@ def _explain(images: list[Path], model: Path, out: Path, *, device: torch.device
 
     check_kind(model, "classifier", hint="or leave --explain out, which a segmenter's masks do without")
     network, classes, inputs = load_classifier(model)
-    found = find_images(images, inputs)
+    found = find_images(images, inputs, explained=True)
     count = explain_images(found, network, out, classes=classes, inputs=inputs, device=device, batch_size=batch_size)
     return f"{PREDICTIONS} and {count} {'picture' if count == 1 else 'pictures'}"

@@ -57,7 +57,7 @@ def photographs(folder: Path) -> Path:
 
 
 def explained(model: ClassTokenViT, out: Path, place: Path, *, batch_size: int = 2) -> int:
-    found = find_images([place], INPUTS)
+    found = find_images([place], INPUTS, explained=True)
     return explain_images(found, model, out, classes=CLASSES, inputs=INPUTS, device=CPU, batch_size=batch_size)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, DataError
@@ -49,7 +49,86 @@ def test_folders_give_the_images_directly_inside_and_each_counts_once(tmp_path: 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path):
     one, other = photograph(tmp_path / "x" / "a.png"), photograph(tmp_path / "y" / "a.jpg")
-    assert refused([one, other]) == f"{one} and {other} would get one name, a; rename one, or use two folders"
+    assert (
+        refused([one, other])
+        == f"{one} and {other} would get one name, a.png; rename one, or run them with another --out"
+    )
+
+
+def test_images_whose_masks_differ_in_suffix_get_on_but_their_explanations_do_not(
+    tmp_path: Path, raster: Callable[..., Path]
+):
+    scene, values = raster("x.tif"), array(tmp_path / "x.npy", smooth(3, (20, 20)))
+    assert len(find_images([scene, values], PHOTOGRAPHS)) == 2
+    with pytest.raises(DataError, match="would get one name, x; rename one"):
+        find_images([scene, values], PHOTOGRAPHS, explained=True)
+
+
+def test_two_links_to_one_file_are_two_images(tmp_path: Path):
+    stored = photograph(tmp_path / "cache" / "0a1b.png")
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).symlink_to(stored)
+    found = find_images([tmp_path / "images", tmp_path / "images" / "a.png"], PHOTOGRAPHS)
+    assert [image.name for image in found] == ["a", "b"]
+
+
+def test_what_the_model_takes_is_said_once(tmp_path: Path, raster: Callable[..., Path]):
+    places = [photograph(tmp_path / f"{number}.png") for number in range(3)]
+    message = refused([*places, raster("few.tif", smooth(2, (20, 20)).astype(np.uint16))], NUMBERS)
+    assert message.splitlines() == [
+        "4 of 4 images cannot be used; the model takes 4 channels of more than 8 bits:",
+        *(f"  {place} is a photograph" for place in places),
+        f"  {tmp_path / 'few.tif'} has 2 bands",
+    ]
+
+
+def test_empty_and_too_large_images_are_refused_by_their_headers(tmp_path: Path, raster: Callable[..., Path]):
+    empty = array(tmp_path / "empty.npy", np.zeros((4, 0, 9), dtype=np.float32))
+    assert "empty.npy: the image has no pixels: 4 bands of 9x0" in refused([empty], NUMBERS)
+    with (tmp_path / "large.npy").open("wb") as file:
+        head = {"descr": "<f4", "fortran_order": False, "shape": (4, 12_000, 12_000)}
+        np.lib.format.write_array_header_1_0(file, head)
+        file.truncate(file.tell() + 4 * 4 * 12_000 * 12_000)  # a sparse file
+    assert "claims 4 bands of 12000x12000 pixels" in refused([tmp_path / "large.npy"], NUMBERS)
+    whole = raster("scene.tif", size=(20, 20))
+    (tmp_path / "cut.npy").write_bytes(array(tmp_path / "a.npy", np.zeros((4, 9, 9), np.float32)).read_bytes()[:-9])
+    assert "the file is damaged" in refused([tmp_path / "cut.npy"], NUMBERS)
+    rasterio = pytest.importorskip("rasterio")
+    shape = {"count": 3, "height": 15_000, "width": 15_000, "dtype": "uint8"}
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
+    with rasterio.open(tmp_path / "vast.tif", "w", driver="GTiff", sparse_ok=True, **shape, **place):
+        pass
+    assert len(find_images([whole, tmp_path / "vast.tif"], PHOTOGRAPHS)) == 2  # seen in tiles
+    with pytest.raises(DataError, match=r"vast\.tif: the image claims 15000x15000 pixels"):
+        find_images([whole, tmp_path / "vast.tif"], PHOTOGRAPHS, explained=True)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_greys_of_fewer_than_8_bits_are_refused(raster: Callable[..., Path], bits: int):
+    scene = raster(values=smooth(1, (20, 20)) >> (8 - bits), nbits=bits)
+    assert f"holds greys of {bits} bit" in refused([scene])
+    assert find_images([raster("indices.tif", smooth(1, (20, 20)) >> 4, nbits=4, photometric="palette")], PHOTOGRAPHS)
+
+
+def test_what_is_not_heeded_is_warned_of_once(
+    tmp_path: Path, raster: Callable[..., Path], caplog: pytest.LogCaptureFixture
+):
+    rasterio = pytest.importorskip("rasterio")
+    exif = Image.Exif()
+    for name, orientation in (("a.jpg", 6), ("b.png", 3), ("c.jpg", 1)):
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(smooth(3, (20, 30)).transpose(1, 2, 0)).save(tmp_path / name, exif=exif)
+    points = [rasterio.control.GroundControlPoint(row, 9 * row, 10.0 + row, 50.0) for row in (0, 1, 2)]
+    turned = [tmp_path / name for name in ("a.jpg", "b.png", "c.jpg")]
+    find_images(
+        [*turned, raster("placed.tif"), raster("points.tif", crs="EPSG:4326", transform=None, gcps=points)], PHOTOGRAPHS
+    )
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert caplog.messages[0].startswith("photographs with an EXIF orientation, which is not applied")
+    assert caplog.messages[0].endswith(": 2 of 5 images")
+    assert caplog.messages[1].startswith("GeoTIFFs placed only by ground control points")
+    assert caplog.messages[1].endswith(": 1 of 5 images")
 
 
 def test_every_file_that_cannot_be_used_is_named(tmp_path: Path):

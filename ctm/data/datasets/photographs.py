@@ -17,6 +17,7 @@ from ctm.errors import DataError
 
 __all__ = [
     "EIGHT_BIT_MODES",
+    "UPRIGHT",
     "Photograph",
     "check_size",
     "check_values",
@@ -30,6 +31,7 @@ STORED_AS_IS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 """File formats whose bytes go into the shards unchanged; MPO is a camera's JPEG with a preview behind it."""
 EIGHT_BIT_MODES = {"1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"}
 UPRIGHT = 1
+"""EXIF's orientation of a photograph that is shown as it is stored."""
 
 
 class Photograph(NamedTuple):

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,16 @@ from ctm.data.datasets.reader import RawFile
 from ctm.data.sample import MAX_PIXELS, UNREADABLE, Georeference, check_pixels
 from ctm.errors import DataError
 
-__all__ = ["Raster", "check_same_grid", "load_rasterio", "opened_raster", "read_array", "read_raster"]
+__all__ = [
+    "Raster",
+    "check_array_head",
+    "check_same_grid",
+    "check_shape",
+    "load_rasterio",
+    "opened_raster",
+    "read_array",
+    "read_raster",
+]
 
 CACHE_MB = 64
 """Most megabytes that GDAL keeps of files read by windows; its own choice is a share of the machine's memory."""
@@ -84,7 +93,7 @@ def read_raster(file: RawFile, *, bands: int | None = None) -> Raster:
             # A copy that lost its georeference is as good for all but its place.
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             with rasterio.MemoryFile(file.data) as memory, memory.open(driver="GTiff") as raster:
-                _check_shape(raster.count, raster.height, raster.width)
+                check_shape(raster.count, raster.height, raster.width)
                 if bands is not None and raster.count != bands:
                     raise DataError(f"{raster.count} bands, expected {bands}")
                 result = Raster(file, raster.read(), _georeference(raster), raster.nodata)
@@ -124,7 +133,7 @@ def read_array(file: RawFile) -> Raster:
             value.
     """
     try:
-        _check_header(file.data)
+        check_array_head(io.BytesIO(file.data), len(file.data))
         array: NDArray[Any] = np.load(io.BytesIO(file.data), allow_pickle=False)
     except DataError as error:
         raise DataError(f"{file.path}: {error}") from error
@@ -133,6 +142,47 @@ def read_array(file: RawFile) -> Raster:
     result = Raster(file, array[None] if array.ndim == 2 else array)
     _check_bands(result)
     return result
+
+
+def check_array_head(file: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that the head of a ``.npy`` file claims, checked before anything of that size is allocated.
+
+    Args:
+        file: at its beginning.
+        size: of the file in bytes.
+
+    Raises:
+        DataError: no image has that shape or type, or the file has another size than such an array.
+        ValueError: the bytes are no such head.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise DataError("the array holds Python objects, which are not read; save numbers")
+    if len(shape) not in {2, 3}:
+        raise DataError(f"the array has shape {shape}; expected (channels, height, width), or (height, width)")
+    check_shape(*(1, *shape)[-3:])
+    claimed, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed != found:
+        raise DataError(f"the array's head claims {claimed:,} bytes, {found:,} follow; the file is damaged")
+    return shape, dtype
+
+
+def check_shape(bands: int, height: int, width: int) -> None:
+    """Refuses an image without pixels, or with more values than are decoded.
+
+    Raises:
+        DataError: it is one.
+    """
+    if min(bands, height, width) < 1:
+        raise DataError(f"the image has no pixels: {bands} bands of {width}x{height}")
+    check_pixels(width, height)
+    if bands * height * width > MAX_VALUES:
+        raise DataError(
+            f"the image claims {bands} bands of {width}x{height} pixels, more than the {MAX_VALUES:,} values that are "
+            "decoded; cut it into tiles if it really is that large"
+        )
 
 
 def check_same_grid(rasters: Mapping[str, Raster]) -> None:
@@ -155,33 +205,6 @@ def check_same_grid(rasters: Mapping[str, Raster]) -> None:
                 f"{raster.file.path} and its partner {name} lie on different grids: {_words(raster.georeference)} "
                 f"({first}) and {_words(other.georeference)} ({name}); warp one to the other"
             )
-
-
-def _check_header(data: bytes) -> None:
-    """Checks what the head of a ``.npy`` file claims before anything of that size is allocated."""
-    head = io.BytesIO(data)
-    version = np.lib.format.read_magic(head)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(head)
-    if dtype.hasobject:
-        raise DataError("the array holds Python objects, which are not read; save numbers")
-    if len(shape) not in {2, 3}:
-        raise DataError(f"the array has shape {shape}; expected (channels, height, width), or (height, width)")
-    _check_shape(*(1, *shape)[-3:])
-    claimed, found = math.prod(shape) * dtype.itemsize, len(data) - head.tell()
-    if claimed != found:
-        raise DataError(f"the array's head claims {claimed:,} bytes, {found:,} follow; the file is damaged")
-
-
-def _check_shape(bands: int, height: int, width: int) -> None:
-    if min(bands, height, width) < 1:
-        raise DataError(f"the image has no pixels: {bands} bands of {width}x{height}")
-    check_pixels(width, height)
-    if bands * height * width > MAX_VALUES:
-        raise DataError(
-            f"the image claims {bands} bands of {width}x{height} pixels, more than the {MAX_VALUES:,} values that are "
-            "decoded; cut it into tiles if it really is that large"
-        )
 
 
 def _check_bands(raster: Raster) -> None:
