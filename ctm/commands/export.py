@@ -12,14 +12,14 @@ __all__ = ["export"]
 
 def export(
     model: Annotated[Path, typer.Option("--model", metavar="DIR", help="Output of train-segmenter.")],
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Where to write the ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the ONNX file.")],
 ) -> None:
     """A segmenter as an ONNX file that runs without ctm; kept only if onnxruntime computes what torch does."""
     from ctm.models.folder import check_kind
     from ctm.models.onnx_export import TOLERANCE, export_onnx
 
     check_kind(model, "segmenter")
-    difference = export_onnx(model, output)
+    difference = export_onnx(model, out)
     typer.echo(
-        f"wrote {output}; its logits differ from torch's by {difference:.1g} of the largest (allowed: {TOLERANCE:g})"
+        f"wrote {out}; its logits differ from torch's by {difference:.1g} of the largest (allowed: {TOLERANCE:g})"
     )
