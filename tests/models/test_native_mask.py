@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from bench.measure import peak_megabytes
 from ctm.models.native_mask import native_mask
 
 
@@ -30,3 +31,12 @@ def test_bands_of_rows_give_the_same(size: tuple[int, int], most_values: int):
     found = native_mask(small, size, most_values=most_values)
     assert found.shape == size
     assert (found != native_mask(small, size)).sum() <= size[0] * size[1] * 1e-3  # ties but for rounding
+
+
+@pytest.mark.parametrize("classes", [2, 8, 21])
+@pytest.mark.parametrize("size", [(500, 160), (1024, 1024)])
+def test_no_more_is_held_than_is_said(classes: int, size: tuple[int, int]):
+    small, most_values = torch.randn(classes, 32, 32), classes * 500 * 160  # the smaller image at once
+    peak = peak_megabytes(lambda: native_mask(small, size, most_values=most_values))
+    masks = 2 * size[0] * size[1]  # in pieces, and as a whole
+    assert peak * 1e6 < 1.2 * 4 * most_values + masks
