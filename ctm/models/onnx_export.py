@@ -31,6 +31,8 @@ OPSET = 18
 """Version of ONNX's operators: that of torch's exporter, which converts to others only as far as it can."""
 BATCHES = (1, 3)
 """Sizes of the batches that are compared."""
+SPREAD = 2
+"""Standard deviations about the mean, within which random values are drawn."""
 
 
 class StoredValues(nn.Module):
@@ -154,12 +156,14 @@ def check_onnx(file: Path, model: nn.Module, inputs: InputSpec) -> float:
 
 
 def _examples(inputs: InputSpec) -> Iterator[NDArray[np.float32]]:
-    """Images (B, Ch, H, W) of stored values, random ones and constant ones."""
+    """Images (B, Ch, H, W) of stored values, random ones and constant ones, within the range of the training images."""
     rng = np.random.default_rng(0)
+    mean, std = np.array(inputs.mean or [0.5]), np.array(inputs.std or [0.25])  # scaled to [0, 1] where nothing is said
     for batch in BATCHES:
-        shape = (batch, inputs.channels, *inputs.image_size)
-        yield (rng.random(shape) / inputs.scale).astype(np.float32)
-        yield np.full(shape, 0.5 / inputs.scale, dtype=np.float32)
+        places = rng.uniform(-SPREAD, SPREAD, size=(batch, inputs.channels, *inputs.image_size))
+        for deviation in (places, np.ones_like(places)):
+            values = mean.reshape(-1, 1, 1) + deviation * std.reshape(-1, 1, 1)
+            yield (values / inputs.scale).astype(np.float32)
 
 
 def _difference(session: object, model: nn.Module, images: NDArray[np.float32]) -> float:

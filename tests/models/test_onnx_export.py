@@ -15,7 +15,7 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.transforms import image_to_input
 from ctm.errors import ArtifactError, ModelError
-from ctm.models.onnx_export import TOLERANCE, StoredValues, check_onnx, export_onnx
+from ctm.models.onnx_export import TOLERANCE, StoredValues, _examples, check_onnx, export_onnx
 from ctm.models.segmenter import SegmenterSpec, build_segmenter, load_segmenter, save_segmenter
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -77,6 +77,22 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported: tuple[Path, Pat
 def test_images_that_are_not_standardised_are_only_scaled(tmp_path: Path):
     inputs = InputSpec((32, 32), 4, 1e-4, values="numbers")
     assert export_onnx(saved(tmp_path / "model", inputs=inputs), tmp_path / "model.onnx") <= TOLERANCE
+
+
+def test_images_are_compared_within_the_range_of_the_training_images(tmp_path: Path):
+    inputs = InputSpec((32, 32), 2, 1.0, (3000.0, 50.0), (800.0, 7.0), values="numbers")
+    folder, file = saved(tmp_path / "model", inputs=inputs), tmp_path / "model.onnx"
+    export_onnx(folder, file)
+    other, _, _ = load_segmenter(folder)
+    with torch.no_grad():
+        next(other.parameters())[:, 1] = 0  # blind to the second band
+    with pytest.raises(ModelError) as raised:
+        check_onnx(file, StoredValues(other, inputs).eval(), inputs)
+    assert float(str(raised.value).split(" by ")[1].split()[0]) > 0.05  # as much as images that vary show
+    for images in _examples(inputs):
+        standardised = (images - np.reshape(inputs.mean, (2, 1, 1))) / np.reshape(inputs.std, (2, 1, 1))
+        assert np.abs(standardised).max() <= 2.001
+        assert np.abs(standardised).max(axis=(0, 2, 3)).min() > 0.99
 
 
 def test_a_file_that_computes_something_else_is_found_out(exported: tuple[Path, Path], tmp_path: Path):
