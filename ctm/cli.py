@@ -53,6 +53,8 @@ Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that r
 
 Resume = Literal["auto", "never"]
 
+GOES_ON = "the same command goes on where it was"
+
 
 def main() -> None:
     """Runs the command line; an error that the user can mend is one message and exit code 1, the end by SIGTERM 143."""
@@ -62,8 +64,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         app()
-    except Preempted:
-        typer.echo("ended by SIGTERM; the same command goes on from the last checkpoint, if there is one", err=True)
+    except Preempted as ended:
+        typer.echo(f"ended by SIGTERM; {ended}" if str(ended) else "ended by SIGTERM", err=True)
         sys.exit(EXIT_CODE)
     except (CtmError, OSError) as error:
         sys.exit(f"error: {_message(error)}")
@@ -351,7 +353,11 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         if empty := [name for name, source in stage.inputs.items() if isinstance(source, Source) and not given[name]]:
             raise ParamsError(f"--{empty[0]} is empty: give a folder or s3://bucket/prefix.")
         inputs = {name: given[name] or (task.paths(name) if task else []) for name in stage.inputs}
-        execute(stage, config, inputs=inputs, outputs={name: given[name] for name in stage.outputs}, options=options)
+        outputs = {name: given[name] for name in stage.outputs}
+        try:
+            execute(stage, config, inputs=inputs, outputs=outputs, options=options)
+        except Preempted as ended:
+            raise Preempted(GOES_ON if stage.resumable and options.resume else "") from ended
         if task and launch.is_first:
             task.finish(stage, metrics=options.metrics, manifest=options.manifest or manifest_path(options.metrics))
 

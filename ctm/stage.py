@@ -93,6 +93,7 @@ class Stage:
         profile: what the stage needs.
         divisible: whether the stage can run in parts (``context.part``) that a stage with a ``Parts`` input joins.
         distributed: whether the stage can run as several processes (``context.launch``), of which the first writes.
+        resumable: whether the stage keeps its state in ``context.checkpoints``, so that a run that was ended goes on.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Stage:
     profile: Profile
     divisible: bool = False
     distributed: bool = False
+    resumable: bool = False
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.run).parameters.values()

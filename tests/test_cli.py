@@ -344,3 +344,17 @@ def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards:
     for weight in ("0.1", "0.2"):  # of another stage, so that both are the same training
         succeed("train-classifier", *given, "--set", f"extract_pseudomasks.threshold={weight}")
     assert len(list((place / "ck").iterdir())) == 2
+
+
+def test_the_end_by_sigterm_promises_nothing_that_a_command_does_not_keep(place: Path):
+    code = (
+        "import os, signal, sys; from ctm.cli import app, main; "
+        "app.command('wait')(lambda: os.kill(os.getpid(), signal.SIGTERM)); sys.argv[1:] = ['wait']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "ended by SIGTERM\n")
+
+
+def test_the_stages_that_go_on_where_they_were_say_so():
+    resumable = [name for name, stage in STAGES.items() if stage.resumable]
+    assert resumable == ["preprocess", "train_classifier", "train_segmenter"]

@@ -10,6 +10,7 @@ import typer
 
 from ctm.errors import ParamsError
 from ctm.runtime.context import Device
+from ctm.runtime.preemption import Preempted
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,14 @@ def predict(
             help="Output of train-segmenter; with --explain of train-classifier or prune-heads.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the files.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="New folder for the files; one with masks of these images by the same model is continued.",
+        ),
+    ],
     explain: Annotated[
         bool, typer.Option("--explain", help="The classes of each image, and a picture of what speaks for each.")
     ] = False,
@@ -56,7 +64,11 @@ def predict(
     if explain and tile is not None:
         raise ParamsError("--tile is for masks: with --explain every image is seen whole. Leave one of them out.")
     work = _explain if explain else partial(_segment, tile=tile)
-    typer.echo(f"wrote {work(images, model, out, device=pick_device(device), batch_size=batch_size)} to {out}")
+    try:
+        written = work(images, model, out, device=pick_device(device), batch_size=batch_size)
+    except Preempted as ended:
+        raise Preempted("" if explain else "the same command goes on; the masks that are there are kept") from ended
+    typer.echo(f"wrote {written} to {out}")
 
 
 def _segment(

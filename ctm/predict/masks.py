@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.errors import DataError
 from ctm.models.native_mask import native_mask
 from ctm.predict.images import ImageFile, report_failures
+from ctm.predict.mask_folder import open_mask_folder
 from ctm.predict.network import Network
 from ctm.predict.sources import ArraySource, RasterSource, Source, open_raster_source, read_batches, read_image
 from ctm.predict.tiling import tile_starts, tiled_mask
-from ctm.runtime.outputs import check_new_folder, staged_outputs
+from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.progress import track
 
 __all__ = ["predict_masks"]
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "bigtiff": "if_safer"}
 """How GeoTIFFs are laid out: programs show a part without reading the whole."""
@@ -35,19 +39,21 @@ def predict_masks(images: Sequence[ImageFile], network: Network, folder: Path, *
     Args:
         images: what is segmented; see ``find_images``.
         network: the segmenter.
-        folder: where the masks go; it must not exist or be empty.
+        folder: where the masks go; it must not exist, be empty, or hold nothing but masks of these images by the same
+            network. These are kept, but for masks that are older than their image.
         tile: height of a tile in pixels of the image; None for the usual size of the training images.
 
     Returns:
-        The number of masks.
+        The number of masks that were written.
 
     Raises:
-        ArtifactError: ``folder`` holds files.
+        ArtifactError: ``folder`` holds other files, or masks that were made otherwise.
         DataError: images could not be read to their end, which are named; those of all others are written.
         StorageError: the disk does not take a GeoTIFF.
     """
-    check_new_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    count, images = len(images), open_mask_folder(folder, images, made_by={"model": network.digest, "tile": tile})
+    if len(images) < count:
+        logger.info("%d of %d masks are there already", count - len(images), count)
     tiled = [image for image in images if tile is not None or image.kind == "raster"]
     whole = [image for image in images if tile is None and image.kind != "raster"]
     failures = _predict_whole(whole, network, folder)

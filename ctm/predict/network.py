@@ -15,6 +15,7 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.transforms import image_to_input
 from ctm.models.segmenter import load_segmenter
+from ctm.runtime.digest import digest_artifact
 
 __all__ = ["Network", "load_network"]
 
@@ -29,6 +30,7 @@ class Network:
         inputs: what the model takes.
         device: where it runs.
         batch_size: images or tiles in one forward pass.
+        digest: of the folder that it was read from, by which its masks are known.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class Network:
     inputs: InputSpec
     device: torch.device
     batch_size: int
+    digest: str = ""
 
     def tile_size(self, height: int | None = None) -> tuple[int, int]:
         """Height and width in pixels of a tile that shows as much as an image of the training did.
@@ -61,4 +64,4 @@ def load_network(folder: Path, *, device: torch.device, batch_size: int) -> Netw
         ArtifactError: it is missing or damaged.
     """
     model, classes, inputs = load_segmenter(folder)
-    return Network(model.to(device).eval(), classes, inputs, device, batch_size)
+    return Network(model.to(device).eval(), classes, inputs, device, batch_size, digest_artifact(folder))

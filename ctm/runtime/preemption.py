@@ -16,7 +16,10 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Preempted(BaseException):
-    """The process was asked to end; no error of the work, so no ``except Exception`` holds it up."""
+    """The process was asked to end; no error of the work, so no ``except Exception`` holds it up.
+
+    Its text, if it has one, says what the same command will do.
+    """
 
 
 @dataclass

@@ -64,4 +64,5 @@ STAGE = Stage(
         "contact_sheet": Output(Kind.REPORT, "report/data.png"),
     },
     profile=Profile.CPU,
+    resumable=True,
 )

@@ -65,4 +65,5 @@ STAGE = Stage(
     },
     profile=Profile.GPU,
     distributed=True,
+    resumable=True,
 )

@@ -67,4 +67,5 @@ STAGE = Stage(
     },
     profile=Profile.GPU,
     distributed=True,
+    resumable=True,
 )

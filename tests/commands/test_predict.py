@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ctm.predict.mask_folder import RECORD
 from tests.conftest import TinyPipeline
 from tests.test_cli import command, fail, place, succeed
+
+CTM = Path(sys.executable).with_name("ctm")
 
 __all__ = ["place"]  # every test has an empty working folder
 
@@ -32,9 +38,36 @@ def test_masks_by_a_trained_segmenter(pipeline: TinyPipeline, scene: Path, tmp_p
     model = pipeline.path("train_segmenter", "segmenter")
     done = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "wrote 1 mask to masks\n", "")
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["scene.tif"]
-    again = fail("predict", "--model", model, scene, "--out", "masks", "--device", "cpu")
-    assert "masks exists and is no empty folder" in again
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [RECORD, "scene.tif"]
+    again = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+    assert (again.stdout, again.stderr) == ("wrote 0 masks to masks\n", "1 of 1 masks are there already\n")
+    assert "is no empty folder" in fail("predict", "--model", model, scene, "--out", ".", "--device", "cpu")
+
+
+def test_what_was_ended_goes_on(pipeline: TinyPipeline, scene: Path, tmp_path: Path):
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(scene) as file:
+        bands = file.read()
+    np.save(tmp_path / "small.npy", bands)
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+    shape = {"count": 15, "height": 600, "width": 770, "dtype": "float32"}
+    with rasterio.open(tmp_path / "large.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.tile(bands, (1, 12, 11)))
+    model = pipeline.path("train_segmenter", "segmenter")
+    words = ["predict", "--model", model, "small.npy", "large.tif", "--out", "masks", "--device", "cpu", "--tile", "16"]
+    process = subprocess.Popen([CTM, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "masks" / ".large.tif.partial").exists():
+        time.sleep(0.01)
+    process.terminate()
+    log = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, log
+    assert log.endswith("ended by SIGTERM; the same command goes on; the masks that are there are kept\n")
+    names = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert names == [RECORD, "small.png"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "wrote 1 mask to masks\n"
+    assert "1 of 2 masks are there already" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["train_classifier", "prune_heads"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,13 @@ from ctm.errors import ArtifactError, DataError
 from ctm.evaluation.scoring import segment
 from ctm.models.segmenter import load_segmenter
 from ctm.predict.images import find_images
+from ctm.predict.mask_folder import RECORD
 from ctm.predict.masks import predict_masks
 from ctm.predict.network import Network, load_network
 from tests.conftest import TinyPipeline
 from tests.miniatures.folder import write_folder
 from tests.miniatures.samples import packed
-from tests.predict.conftest import smooth
+from tests.predict.conftest import PHOTOGRAPHS, smooth
 
 CPU = torch.device("cpu")
 
@@ -36,7 +40,7 @@ def predicted(model: Path, out: Path, *places: Path, tile: int | None = None, ba
     network = load_network(model, device=CPU, batch_size=batch_size)
     found = find_images(places, network.inputs)
     assert predict_masks(found, network, out, tile=tile) == len(found)
-    return {path.name: read(path) for path in sorted(out.iterdir())}
+    return {path.name: read(path) for path in sorted(out.glob("[!.]*"))}
 
 
 def read(path: Path) -> np.ndarray:
@@ -271,7 +275,64 @@ def test_what_cannot_be_read_to_its_end_is_named_and_the_rest_is_written(
     assert message.startswith("2 of 4 images cannot be used:")
     assert "cut.tif" in message
     assert "half.png" in message
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.tif", "photo.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [RECORD, "good.tif", "photo.png"]
+
+
+def begun(tmp_path: Path, segmenter: Callable[..., Path]) -> tuple[Path, Path, list[Path]]:
+    """A model, a folder with the masks of two photographs, and these and others."""
+    places = [tmp_path / "photos" / name for name in ("a.png", "b.png", "c.png")]
+    places[0].parent.mkdir()
+    for number, path in enumerate(places):
+        Image.fromarray(smooth(3, (40, 40), seed=number).transpose(1, 2, 0)).save(path)
+    model, out = segmenter(), tmp_path / "out"
+    network = load_network(model, device=CPU, batch_size=4)
+    assert predict_masks(find_images(places[:2], network.inputs), network, out) == 2
+    return model, out, places
+
+
+def run_again(model: Path, out: Path, places: list[Path], **more: Any) -> int:
+    network = load_network(model, device=CPU, batch_size=4)
+    return predict_masks(find_images(places, network.inputs), network, out, **more)
+
+
+def test_a_folder_that_was_begun_is_continued(
+    tmp_path: Path, segmenter: Callable[..., Path], caplog: pytest.LogCaptureFixture
+):
+    model, out, places = begun(tmp_path, segmenter)
+    (out / ".c.png.partial").touch()  # left by a run that was killed
+    before = (out / "a.png").stat()
+    with caplog.at_level("INFO"):
+        assert run_again(model, out, places) == 1
+    assert caplog.messages == ["2 of 3 masks are there already"]
+    after = (out / "a.png").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert sorted(path.name for path in out.iterdir()) == [RECORD, "a.png", "b.png", "c.png"]
+    assert run_again(model, out, places) == 0
+
+
+def test_a_mask_that_is_older_than_its_image_is_made_again(tmp_path: Path, segmenter: Callable[..., Path]):
+    model, out, places = begun(tmp_path, segmenter)
+    old = read(out / "a.png")
+    shutil.copyfile(places[2], places[0])
+    after = (out / "a.png").stat().st_mtime_ns + 10**9
+    os.utime(places[0], ns=(after, after))
+    assert run_again(model, out, places[:2]) == 1
+    assert (read(out / "a.png") != old).any()
+
+
+def test_masks_that_were_made_otherwise_are_not_continued(tmp_path: Path, segmenter: Callable[..., Path]):
+    model, out, places = begun(tmp_path, segmenter)
+    with pytest.raises(ArtifactError, match="holds masks made with another --tile; name a new folder"):
+        run_again(model, out, places, tile=20)
+    other = segmenter(replace(PHOTOGRAPHS, mean=(0.3, 0.3, 0.3)), name="other")
+    with pytest.raises(ArtifactError, match="holds masks made with another model; name a new folder"):
+        run_again(other, out, places)
+    with pytest.raises(ArtifactError, match=r"holds b\.png, which is no mask of these images"):
+        run_again(model, out, [places[0], places[2]])
+    (out / RECORD).write_text("[]")
+    with pytest.raises(ArtifactError, match="holds masks made with another model and"):
+        run_again(model, out, places)
+    assert sorted(path.name for path in out.iterdir()) == [RECORD, "a.png", "b.png"]
 
 
 def test_a_folder_with_files_is_left_alone(tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]):
@@ -303,6 +364,7 @@ from pathlib import Path
 import torch
 from ctm.data.datasets import rasters
 from ctm.predict.images import find_images
+from ctm.predict.mask_folder import RECORD
 from ctm.predict.masks import predict_masks
 from ctm.predict.network import Network
 from tests.predict.conftest import CLASSES, PHOTOGRAPHS

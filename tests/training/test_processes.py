@@ -118,7 +118,7 @@ def test_sigterm_ends_all_processes_at_the_same_step_and_the_run_goes_on_to_the_
     process.send_signal(signal.SIGTERM)
     log = process.communicate(timeout=60)[0]
     assert process.returncode != 0
-    assert log.count("ended by SIGTERM") == 2
+    assert log.count("ended by SIGTERM; the same command goes on where it was\n") == 2
     assert "has lost another process" not in log
     assert "Traceback" not in log.partition("ended by SIGTERM")[0]
     epochs = log.count("  epoch ")
