@@ -20,7 +20,7 @@ from PIL import Image
 from ctm.data.config import DatasetConfig
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import ShardFolder
-from ctm.errors import ArtifactError, DataError
+from ctm.errors import ArtifactError, DataError, StorageError
 from ctm.evaluation.scoring import segment
 from ctm.models.segmenter import load_segmenter
 from ctm.predict.images import find_images
@@ -30,7 +30,7 @@ from ctm.predict.network import Network, load_network
 from tests.conftest import TinyPipeline
 from tests.miniatures.folder import write_folder
 from tests.miniatures.samples import packed
-from tests.predict.conftest import PHOTOGRAPHS, smooth
+from tests.predict.conftest import CLASSES, PHOTOGRAPHS, smooth
 
 CPU = torch.device("cpu")
 
@@ -276,6 +276,18 @@ def test_what_cannot_be_read_to_its_end_is_named_and_the_rest_is_written(
     assert "cut.tif" in message
     assert "half.png" in message
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [RECORD, "good.tif", "photo.png"]
+
+
+@pytest.mark.parametrize("room", ["12k", "20k", "28k"])
+def test_a_mask_that_does_not_fit_is_an_error_and_no_file(
+    raster: Callable[..., Path], small_disk: Callable[[str], Path], room: str
+):
+    out = small_disk(room) / "out"
+    noise = np.random.default_rng(0).integers(0, 256, size=(3, 500, 500), dtype=np.uint8)
+    network = Network(torch.nn.Identity(), CLASSES, PHOTOGRAPHS, CPU, 8)  # the class is the brightest band
+    with pytest.raises(StorageError, match=r"out/scene\.tif cannot be written .*: make room and run the command again"):
+        predict_masks(find_images([raster("scene.tif", noise)], PHOTOGRAPHS), network, out, tile=64)
+    assert [path.name for path in out.iterdir()] == [RECORD]
 
 
 def begun(tmp_path: Path, segmenter: Callable[..., Path]) -> tuple[Path, Path, list[Path]]:
