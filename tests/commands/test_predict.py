@@ -13,7 +13,7 @@ from PIL import Image
 
 from ctm.predict.mask_folder import RECORD
 from tests.conftest import TinyPipeline
-from tests.test_cli import command, fail, place, succeed
+from tests.test_cli import COMMANDS, command, fail, place, succeed
 
 CTM = Path(sys.executable).with_name("ctm")
 
@@ -107,3 +107,8 @@ def test_tiles_are_for_masks(pipeline: TinyPipeline, scene: Path):
     model = pipeline.path("prune_heads", "pruned")
     message = fail("predict", "--explain", "--tile", "32", "--model", model, scene, "--out", "why")
     assert message.startswith("--tile is for masks")
+
+
+def test_the_help_names_every_stage_whose_model_is_taken():
+    help_of_model = next(option.help for option in COMMANDS["predict"].params if option.name == "model")
+    assert all(stage in help_of_model for stage in ("train-segmenter", "train-classifier", "prune-heads"))
