@@ -109,11 +109,10 @@ def test_a_process_that_is_lost_where_nobody_watches_is_noticed_by_the_others(tr
     assert "has lost another process of this run" in process.communicate(timeout=60)[0]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_sigterm_ends_all_processes_at_the_same_step_and_the_run_goes_on_to_the_same_bytes(trainings_of, workers: int):
+def test_sigterm_ends_all_processes_at_the_same_step_and_the_run_goes_on_to_the_same_bytes(trainings_of):
     trainings = trainings_of("train_classifier", batch_size=4, epochs=60, keep="best", accumulate=2)
     assert trainings.run("undisturbed", processes=2)[0] == 0
-    process = trainings.start("ended", "--workers", str(workers), processes=2)
+    process = trainings.start("ended", "--workers", "1", processes=2)
     wait_for_process(process, trainings, name="ended", rank=1)
     process.send_signal(signal.SIGTERM)
     log = process.communicate(timeout=60)[0]
