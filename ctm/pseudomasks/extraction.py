@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from ctm.data.inputs import InputSpec
 from ctm.data.sample import encode_mask
-from ctm.data.shard_index import INDEX, ShardIndex, SplitIndex, write_index
+from ctm.data.shard_index import INDEX, SplitIndex
 from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.models.class_token_vit import ClassTokenViT
@@ -22,9 +21,8 @@ from ctm.pseudomasks.auto import choose
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.extract import check_fill, decide
 from ctm.pseudomasks.joining import join_masks
-from ctm.pseudomasks.mask_shards import EncodedMask, write_masks
+from ctm.pseudomasks.mask_shards import EncodedMask, end_masks, write_masks
 from ctm.pseudomasks.parts import CHOSEN, TOKENS, share_of
-from ctm.pseudomasks.ranking import not_learned
 from ctm.pseudomasks.readings import Reading, read_split, together
 from ctm.pseudomasks.token_choice import choose_tokens
 from ctm.runtime.context import WHOLE, Part
@@ -32,8 +30,6 @@ from ctm.runtime.outputs import remove
 from ctm.stage import Metrics
 
 __all__ = ["Extraction", "Plan"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Extraction:
         for name, config in plan.of_split.items():
             split = self._share(name, plan, part)
             found[name] = write_masks(folder, split, self._masks(split, config), classes=self.data.classes)
-        return self._end(folder, plan, found, whole=part == WHOLE)
+        return self._end(folder, plan, part, found)
 
     def join(self, folder: Path, plan: Plan, part: Part, shares: Sequence[Path]) -> Metrics:
         """Joins the shares of a part, which are removed then, to what ``write`` writes of it.
@@ -109,7 +105,7 @@ class Extraction:
             found[name] = join_masks(
                 folder, split, parts, classes=self.data.classes, confidence=plan.settings.confidence
             )
-        metrics = self._end(folder, plan, found, whole=part == WHOLE)
+        metrics = self._end(folder, plan, part, found)
         for share in shares:
             remove(share)
         return metrics
@@ -119,21 +115,8 @@ class Extraction:
         split = self.data.split(name)
         return split.between(share_of(part, samples=len(split), batch_size=together(plan.settings)))
 
-    def _end(self, folder: Path, plan: Plan, found: dict[str, tuple[SplitIndex, Metrics]], *, whole: bool) -> Metrics:
-        """Writes the index; the metrics of all splits."""
-        classes = self.data.classes
-        splits = {name: entry for name, (entry, _) in found.items()}
-        index = ShardIndex(
-            kind="masks", classes=classes.names, background=classes.background, splits=splits, about=plan.about
-        )
-        write_index(folder, index)
-        metrics = {name: figures for name, (_, figures) in found.items()}
-        for name, tokens in plan.about.get(TOKENS, {}).items():
-            metrics[name]["tokens"] = tokens
-        for name, figures in metrics.items():
-            if whole and figures["learned"] is False:  # a part may have too few images to say it
-                logger.warning("%s", not_learned(name, figures["map"], figures["chance_map"]))
-        return {**{name: plan.about[name] for name in [CHOSEN] if name in plan.about}, **metrics}
+    def _end(self, folder: Path, plan: Plan, part: Part, found: Mapping[str, tuple[SplitIndex, Metrics]]) -> Metrics:
+        return end_masks(folder, found, classes=self.data.classes, about=plan.about, whole=part == WHOLE)
 
     def _masks(self, split: Split, config: ExtractConfig) -> Iterator[EncodedMask]:
         """The masks of a split, in order; threads finish those of one batch while the model reads the next."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.sample import encode_array
-from ctm.data.shard_index import SplitIndex
+from ctm.data.shard_index import ShardIndex, SplitIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import CONFIDENCE, Split
 from ctm.errors import ArtifactError
 from ctm.pseudomasks.ahead import mapped
-from ctm.pseudomasks.ranking import Ranking, has_learned, rank
+from ctm.pseudomasks.parts import CHOSEN, TOKENS
+from ctm.pseudomasks.ranking import Ranking, has_learned, not_learned, rank
 from ctm.stage import Metrics
 
-__all__ = ["LOGITS", "MEMBER", "EncodedMask", "read_mask", "write_masks"]
+__all__ = ["LOGITS", "MEMBER", "EncodedMask", "end_masks", "read_mask", "write_masks"]
+
+logger = logging.getLogger(__name__)
 
 MEMBER = "png"
 """The shards' member that holds a pseudo-mask."""
@@ -102,6 +107,40 @@ def write_masks(
         "chance_map": ranking.chance,
         "learned": None if ranking.map is None else has_learned(ranking.map, ranking.chance),
     }
+
+
+def end_masks(
+    folder: Path,
+    found: Mapping[str, tuple[SplitIndex, Metrics]],
+    *,
+    classes: ClassTable,
+    about: Mapping[str, Any],
+    whole: bool,
+) -> Metrics:
+    """Writes the index of a folder of masks, once those of every split are there; a warning if they are worth nothing.
+
+    Args:
+        folder: where the shards are.
+        found: by split, what ``write_masks`` returned.
+        classes: what the mask values mean.
+        about: what the index says of the extraction; of ``auto``'s choice and of the tokens the metrics say it, too.
+        whole: whether these are all masks of the splits; a part may have too few to say what they are worth.
+
+    Returns:
+        The metrics of all splits by their names.
+    """
+    splits = {name: entry for name, (entry, _) in found.items()}
+    index = ShardIndex(
+        kind="masks", classes=classes.names, background=classes.background, splits=splits, about=dict(about)
+    )
+    write_index(folder, index)
+    metrics: Metrics = {name: figures for name, (_, figures) in found.items()}
+    for name, tokens in about.get(TOKENS, {}).items():
+        metrics[name]["tokens"] = tokens
+    for name, figures in metrics.items():
+        if whole and figures["learned"] is False:
+            logger.warning("%s", not_learned(name, figures["map"], figures["chance_map"]))
+    return {**{name: about[name] for name in [CHOSEN] if name in about}, **metrics}
 
 
 def read_mask(split: Split, index: int, *, confidence: bool) -> EncodedMask:

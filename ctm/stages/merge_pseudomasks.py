@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ctm.data.classes import check_same_classes
-from ctm.data.shard_index import ShardIndex, write_index
+from ctm.data.shard_index import SplitIndex
 from ctm.data.shards import ShardFolder
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.joining import join_masks
+from ctm.pseudomasks.mask_shards import end_masks
 from ctm.pseudomasks.parts import CHOSEN, TOKENS, order_parts
-from ctm.pseudomasks.ranking import not_learned
 from ctm.runtime.context import Context
 from ctm.runtime.digest import digest_artifact
 from ctm.stage import Config, Kind, Metrics, Output, Parts, Profile, Ref, Stage
 
 __all__ = ["STAGE"]
-
-logger = logging.getLogger(__name__)
 
 
 class MergeStageConfig(Config):
@@ -42,25 +39,13 @@ def run(
     data = ShardFolder.open(shards)
     ordered = order_parts([ShardFolder.open(part) for part in parts], settings=about, shards=digest_artifact(shards))
     check_same_classes(shards=data.classes, **{name: folder.classes for name, folder in ordered.items()})
-    entries, metrics = {}, Metrics()
     first = next(iter(ordered.values())).index.about
-    if settings.strategy == "auto":
-        about[CHOSEN] = metrics[CHOSEN] = first[CHOSEN]
-    if settings.tokens == "candidates":
-        about[TOKENS] = first[TOKENS]
-    for name in settings.splits:
-        entries[name], metrics[name] = join_masks(
-            pseudomasks, data.split(name), ordered, classes=data.classes, confidence=settings.confidence
-        )
-        if settings.tokens == "candidates":
-            metrics[name]["tokens"] = about[TOKENS][name]
-        if metrics[name]["learned"] is False:
-            logger.warning("%s", not_learned(name, metrics[name]["map"], metrics[name]["chance_map"]))
-    index = ShardIndex(
-        kind="masks", classes=data.classes.names, background=data.classes.background, splits=entries, about=about
-    )
-    write_index(pseudomasks, index)
-    return metrics
+    about |= {name: first[name] for name in (CHOSEN, TOKENS) if name in first}
+    found: dict[str, tuple[SplitIndex, Metrics]] = {
+        name: join_masks(pseudomasks, data.split(name), ordered, classes=data.classes, confidence=settings.confidence)
+        for name in settings.splits
+    }
+    return end_masks(pseudomasks, found, classes=data.classes, about=about, whole=True)
 
 
 STAGE = Stage(
