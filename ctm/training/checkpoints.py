@@ -120,9 +120,11 @@ class Checkpoints:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        if name in self._stored and self._store is not None and not _is_intact(path):
+        intact = _is_intact(path)
+        if not intact and self._store is not None and name in self._stored:
             self._store.get(path)
-        if not _is_intact(path):
+            intact = _is_intact(path)
+        if not intact:
             raise ArtifactError(f"{path}: damaged checkpoint (its SHA-256 is not the one in its name).")
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
