@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bench.extraction import Extraction, extraction_rows, same_masks
 from bench.extraction_memory import extract_command, write_extraction_inputs
@@ -17,16 +15,9 @@ from bench.models import two_or_three
 from bench.sizes import Setting, Sizes
 from ctm.data.shards import ShardFolder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Sizes(channels=3, image=(32, 40), patch=4, classes=5, depth=3, width=24, heads=4, batch=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny work on a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("strategy", ["attention", "relevance"])

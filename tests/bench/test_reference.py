@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,17 +26,10 @@ from ctm.pseudomasks.assign import assign_paper
 from ctm.pseudomasks.config import MapConfig
 from ctm.pseudomasks.maps import class_maps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Sizes(channels=2, image=(16, 16), patch=4, classes=5, depth=3, width=24, heads=4, batch=3)
 IMAGES = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny work on a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
