@@ -202,7 +202,7 @@ class _Training:
         """Trains and validates, from wherever the epoch is, writes its row and saves the state."""
         self._train()
         self._share_sums()
-        self._end_if_asked()
+        self._save_or_end(GO_ON)
         row = {
             "epoch": len(self.history) + 1,
             **self._means(),
@@ -216,8 +216,7 @@ class _Training:
         if self.config.keep == "best" and score is not None and score > self.best["score"]:
             weights = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "weights": weights}
-        self.save()
-        self._end_if_asked(saved=True)
+        self._save_or_end(SAVE)
 
     def take_kept_weights(self) -> None:
         """Gives the model the weights of the best epoch, where these are asked for."""
@@ -236,7 +235,8 @@ class _Training:
             stepped = self._train_batch(batch, epoch, self.batch)
             self.batch += 1
             if stepped and self.batch < self.batches:
-                self._save_in_between()
+                late = time.monotonic() - self.saved > SECONDS_BETWEEN_STATES
+                self._save_or_end(SAVE if late else GO_ON)
 
     def _train_batch(self, batch: Batch, epoch: int, number: int) -> bool:
         """Forward and backward pass; whether the optimiser made a step after it."""
@@ -274,26 +274,19 @@ class _Training:
         self.wrapped_optimiser.zero_grad()
         self.schedule.step()
 
-    def _save_in_between(self) -> None:
-        """Saves the state if it is time, or if one of the processes was asked to end, which all of them then do."""
-        wish = END if self.request.made else SAVE if time.monotonic() - self.saved > SECONDS_BETWEEN_STATES else GO_ON
-        agreed = self.processes.largest(wish)
+    def _save_or_end(self, wish: int) -> None:
+        """Saves the state if one of the processes wishes it, and ends if one was asked to end, which all then do.
+
+        Args:
+            wish: of this process, GO_ON or SAVE; END in its place if it was asked to end.
+        """
+        agreed = self.processes.largest(END if self.request.made else wish)
         if agreed != GO_ON:
             self._share_sums()
             self.save()
         if agreed == END:
-            self._end()
-
-    def _end_if_asked(self, *, saved: bool = False) -> None:
-        """Saves the state, unless it is saved, and ends if one of the processes was asked to."""
-        if self.processes.largest(END if self.request.made else GO_ON) == END:
-            if not saved:
-                self.save()
-            self._end()
-
-    def _end(self) -> None:
-        self.processes.wait()  # torchrun gives those that are left little time once one has gone
-        raise Preempted
+            self.processes.wait()  # torchrun gives those that are left little time once one has gone
+            raise Preempted
 
     def _share_sums(self) -> None:
         self.sums = {name: self.processes.mean(value) for name, value in self.sums.items()}
