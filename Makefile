@@ -22,7 +22,7 @@ help:  ## Show the commands
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch is large: some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,train,onnx,dvc,kfp,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,train,onnx,dvc,kfp,docs,test]'
 	@touch $@
 
 install: $(INSTALLED)  ## Make .venv and install ctm with all that the commands below need
