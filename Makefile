@@ -14,7 +14,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --match=-)
 SEEDS ?= 0,1,2
 LAMBDAS ?= 0,0.001,0.01,0.1
 
-.PHONY: help install demo test check sync pipeline images kfp-local sweep table8 ablation bench constraints
+.PHONY: help install demo test check docs sync pipeline images kfp-local sweep table8 ablation bench constraints
 
 help:  ## Show the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ check: $(INSTALLED)  ## Lint, types, import layers, and generated files
 	@$(RUN) lint-imports
 	@$(RUN) ctm sync --check
 	@$(RUN) ctm-pipeline compile --check
+
+docs: $(INSTALLED)  ## Write the documentation as a site to site/index.html; any warning is an error
+	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "documentation: $(CURDIR)/site/index.html"
 
 sync: $(INSTALLED)  ## Write dvc.yaml again from the stages
 	@$(RUN) ctm sync
