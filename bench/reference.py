@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-6
-"""Relative tolerance of the comparison with the mean (method section 2)."""
+"""Relative tolerance of the comparison with the mean."""
 
 
 def mask_tokens_by_loops(tokens: Tensor, present: Tensor, ratio: float, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Few big files between the stages: tar shards named as WebDataset names them, an index, and reading by offset.
 
-A folder holds::
+A folder holds:
 
     index.json            what the folder is: ``ShardIndex``; written last, so that a broken-off folder has none
     train.jsonl           a line a sample: key, shard, labels, height, width, members {"jpg": [offset, bytes], ...}

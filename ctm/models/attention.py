@@ -121,7 +121,7 @@ class GatedAttention(nn.Module):
             self.held = None
 
     def keep_heads(self, heads: Sequence[int]) -> None:
-        """Removes all other heads, and the gate, for good (method section 3); with none left only the bias stays."""
+        """Removes all other heads, and the gate, for good; with none left only the bias stays."""
         width = self.qkv.in_features
         split = (3, len(self.kept_heads), self.head_dim)
         index = torch.tensor(heads, dtype=torch.long, device=self.qkv.weight.device)

@@ -14,7 +14,7 @@ MARGIN = 1e-6
 
 
 class HardConcreteGate(nn.Module):
-    """The gates of one block's heads (Louizos et al. 2018, equations 10 to 12; Voita et al. 2019; method section 2).
+    """The gates of one block's heads (Louizos et al. 2018, equations 10 to 12; Voita et al. 2019).
 
     Attributes:
         log_alpha: gate logits a, (H,).

@@ -18,7 +18,7 @@ __all__ = ["compare_models", "forward_seconds", "prune_heads"]
 def prune_heads(model: ClassTokenViT) -> ClassTokenViT:
     """A copy of the model without its closed heads and without gates; the input is untouched.
 
-    Rows of the query, key and value weights and columns of the projection are cut out (method section 3). A block
+    Rows of the query, key and value weights and columns of the projection are cut out. A block
     whose heads are all closed keeps the bias of its projection alone. ``kept_heads`` tells which are left.
 
     Raises:

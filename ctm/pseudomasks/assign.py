@@ -62,7 +62,7 @@ def assign_paper(
 ) -> NDArray[np.uint8]:
     """The paper's rule: a class takes the pixels where its map reaches the map's mean, the most probable class last.
 
-    Hanna & Borth, ICCV 2025; method section 2, "Pseudo-mask rule". Equal probabilities are painted in token order.
+    Hanna & Borth, ICCV 2025. Equal probabilities are painted in token order.
 
     Args:
         maps: one image's class maps, (C, h0, w0), non-negative.
@@ -105,7 +105,7 @@ def assign_argmax(
 ) -> NDArray[np.uint8]:
     """Each map is divided by its sum, and each pixel goes to the candidate with the largest value there.
 
-    Method section 4, "Assignment". A map of zeros takes no pixel unless its class is the only candidate; if all maps
+    A map of zeros takes no pixel unless its class is the only candidate; if all maps
     are zero, the most probable candidate counts as the only one. A pixel where every map is zero is left to ``fill``,
     and with fill "background" one candidate has to reach the threshold as several have.
 

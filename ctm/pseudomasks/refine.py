@@ -9,7 +9,7 @@ __all__ = ["propagate"]
 
 
 def propagate(maps: Tensor, affinity: Tensor) -> Tensor:
-    """Gives each patch the average of the patches it attends to (method section 4, "Propagation").
+    """Gives each patch the average of the patches it attends to.
 
     Args:
         maps: (B, C, h0, w0).

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 class ClassifierTask:
     """Binary cross-entropy of every class (mean over images and classes) plus lambda times the open gates.
 
-    Hanna & Borth, ICCV 2025, section 3; method.md section 2 gives the exact terms. A patch head adds its own
+    Hanna & Borth, ICCV 2025, section 3; docs/method.md gives the exact terms. A patch head adds its own
     cross-entropy with weight 1 (Xu et al., MCTformer, CVPR 2022).
     """
 

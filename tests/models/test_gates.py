@@ -1,4 +1,4 @@
-"""Hard concrete gates: hand-computed values of method section 2."""
+"""Hard concrete gates: hand-computed values."""
 
 from __future__ import annotations
 

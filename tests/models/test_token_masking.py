@@ -1,4 +1,4 @@
-"""Class-token masking: the truth table of method section 2."""
+"""Class-token masking: its truth table."""
 
 from __future__ import annotations
 

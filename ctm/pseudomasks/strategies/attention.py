@@ -14,6 +14,6 @@ __all__ = ["attention"]
 
 @torch.inference_mode()
 def attention(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfig) -> ClassMaps:
-    """Attention of the class's token to the patches, over all blocks (Hanna & Borth, ICCV 2025; method section 2)."""
+    """Attention of the class's token to the patches, over all blocks (Hanna & Borth, ICCV 2025)."""
     maps, logits = model.attention_maps(images)
     return of_candidates(maps, logits, choose)

@@ -18,7 +18,7 @@ def relevance(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapC
     """Attention times its gradient, positive part, summed over class tokens, heads and the last ``config.blocks``.
 
     Chefer et al., "Transformer interpretability beyond attention visualization", CVPR 2021, and "Generic
-    attention-model explainability", ICCV 2021; method section 4:
+    attention-model explainability", ICCV 2021:
     ``map_c = sum over blocks, heads and class-token rows of relu(A * d logit_c / d A)``,
     where the rows are those of all class tokens, or with ``config.rows`` own that of c alone.
 
