@@ -30,16 +30,14 @@ COMMANDS = {"ctm": ctm.cli.app, "ctm-pipeline": pipelines.cli.app}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Adds a page for each file outside of ``docs`` that a page, or such a file in turn, links to."""
+    """Adds a page for each file and folder outside of ``docs`` that a page, or such a file in turn, links to."""
     waiting = [f"{DOCS}{file.src_uri}" for file in files.documentation_pages() if not file.generated_by]
     while waiting:
         source = waiting.pop()
         for path in _linked(source):
             if not path.startswith(DOCS) and files.get_file_from_path(_in_site(path)) is None:
-                text = (REPOSITORY / path).read_text(encoding="utf-8")
-                content = text if path.endswith(".md") else f"# {path}\n\n````{Path(path).suffix[1:]}\n{text}\n````\n"
-                page = File.generated(config, _in_site(path), content=content, inclusion=InclusionLevel.NOT_IN_NAV)
-                files.append(page)
+                about = {"content": _content(path), "inclusion": InclusionLevel.NOT_IN_NAV}
+                files.append(File.generated(config, _in_site(path), **about))
                 waiting += [path] if path.endswith(".md") else []
 
 
@@ -57,10 +55,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _linked(source: str) -> list[str]:
-    """The files of the repository that a Markdown file of it links to."""
+    """The files and folders of the repository that a Markdown file of it links to."""
     text = (REPOSITORY / source).read_text(encoding="utf-8")
     paths = [_resolved(link["target"], source=source) for link in LINK.finditer(text)]
-    return [path for path in dict.fromkeys(paths) if not path.startswith("..") and (REPOSITORY / path).is_file()]
+    return [path for path in dict.fromkeys(paths) if not path.startswith("..") and (REPOSITORY / path).exists()]
+
+
+def _content(path: str) -> str:
+    """The page of a file or folder of the repository."""
+    place = REPOSITORY / path
+    if place.is_dir():
+        names = sorted(f"{file.name}/" if file.is_dir() else file.name for file in place.iterdir())
+        return "\n".join([f"# {path}", "", *(f"* `{name}`" for name in names if name != "__pycache__/")])
+    text = place.read_text(encoding="utf-8")
+    return text if path.endswith(".md") else f"# {path}\n\n````{place.suffix[1:]}\n{text}\n````\n"
 
 
 def _resolved(target: str, *, source: str) -> str:
@@ -78,7 +86,7 @@ def _in_site(path: str) -> str:
 def _relative(target: str, *, source: str, page: str) -> str:
     """A link from a page of the site to what ``source`` links to; one that leads nowhere stays, for mkdocs to name."""
     path = _resolved(target, source=source)
-    if not (REPOSITORY / path).is_file():
+    if not (REPOSITORY / path).exists():
         return target
     return posixpath.relpath(_in_site(path), posixpath.dirname(page) or ".")
 
