@@ -44,7 +44,7 @@ check: $(INSTALLED)  ## Lint, types, import layers, and generated files
 	@$(RUN) ctm-pipeline compile --check
 
 docs: $(INSTALLED)  ## Write the documentation as a site to site/index.html; any warning is an error
-	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "documentation: $(CURDIR)/site/index.html"
 
 sync: $(INSTALLED)  ## Write dvc.yaml again from the stages
