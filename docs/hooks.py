@@ -36,8 +36,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         source = waiting.pop()
         for path in _linked(source):
             if not path.startswith(DOCS) and files.get_file_from_path(_in_site(path)) is None:
-                about = {"content": _content(path), "inclusion": InclusionLevel.NOT_IN_NAV}
-                files.append(File.generated(config, _in_site(path), **about))
+                hidden = InclusionLevel.NOT_IN_NAV
+                files.append(File.generated(config, _in_site(path), content=_content(path), inclusion=hidden))
                 waiting += [path] if path.endswith(".md") else []
 
 
