@@ -27,7 +27,7 @@ class Config(BaseModel):
 
 
 class Kind(StrEnum):
-    """What an output is; Kubeflow makes a typed artifact of it."""
+    """What an output is (dataset, model, report or confusion); Kubeflow makes a typed artifact of it."""
 
     DATASET = "dataset"
     MODEL = "model"

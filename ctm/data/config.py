@@ -12,6 +12,7 @@ __all__ = ["OPTIONS", "AugmentConfig", "DatasetConfig", "Format", "PreprocessCon
 
 
 Format = Literal["folder", "dfc2020", "endotect", "ade20k", "voc2012", "coco2014"]
+"""The layouts of raw data that there are readers for."""
 
 OPTIONS: dict[str, tuple[Format, ...]] = {
     "scale": ("folder",),

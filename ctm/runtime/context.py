@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["SINGLE", "WHOLE", "Context", "Device", "Launch", "Part", "Precision", "available_cores"]
 
 Device = Literal["auto", "cpu", "cuda"]
+"""Where a stage runs; auto takes the GPU where there is one."""
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 """Number format of the matrix products in training. With fp16 and bf16 weights and optimiser stay in fp32; fp64 is

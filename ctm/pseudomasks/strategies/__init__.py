@@ -18,6 +18,7 @@ from ctm.pseudomasks.strategies.relevance import relevance
 __all__ = ["STRATEGIES", "Strategy", "read_maps"]
 
 Strategy = Callable[[ClassTokenViT, Tensor, Choose, MapConfig], ClassMaps]
+"""How the maps of a batch are read; the arguments are those of ``read_maps``."""
 
 STRATEGIES: dict[str, Strategy] = {
     "attention": attention,
