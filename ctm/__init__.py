@@ -1,3 +1,3 @@
 """ctm: segmentation masks from image-level labels, as a reproducible pipeline."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
