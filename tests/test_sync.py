@@ -47,6 +47,18 @@ def test_every_dependency_is_an_output_the_raw_data_or_a_file_of_the_code(reposi
         assert len(set(entry["deps"])) == len(entry["deps"])
 
 
+def test_beside_an_installed_ctm_the_commands_name_its_version_and_no_file_of_it_is_a_dependency():
+    text = dvc_yaml(STAGES.values(), installed="1.2.3")
+    assert "make" not in text.splitlines()[0]
+    for name, entry in yaml.safe_load(text)["stages"].items():
+        inside = DOCUMENT["stages"][name]
+        assert entry["cmd"] == f"{inside['cmd']} --label ctm=1.2.3"
+        assert entry["deps"] == [path for path in inside["deps"] if not path.startswith("ctm/")]
+        assert {key: entry[key] for key in entry if key not in ("cmd", "deps")} == {
+            key: inside[key] for key in inside if key not in ("cmd", "deps")
+        }
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_its_own_sections_alone(name: str):
     read = {parameter.partition(".")[0] for parameter in DOCUMENT["stages"][name]["params"]}
