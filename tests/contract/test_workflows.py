@@ -113,9 +113,13 @@ def test_a_workflow_may_read_and_no_more_and_does_not_run_twice_at_once(workflow
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_only_the_job_that_opens_pull_requests_may_write(name: str):
-    wanted = {"contents": "write", "pull-requests": "write"} if name == "retrain.yml:retrain" else {"contents": "read"}
-    assert JOBS[name].get("permissions", {"contents": "read"}) == wanted
+def test_only_the_jobs_that_open_pull_requests_and_releases_may_write(name: str):
+    writers = {
+        "retrain.yml:retrain": {"contents": "write", "pull-requests": "write"},
+        "release.yml:release": {"contents": "write"},
+    }
+    read = {"contents": "read"}
+    assert JOBS[name].get("permissions", read) == writers.get(name, read)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -153,7 +157,7 @@ def test_secrets_reach_single_steps_through_their_environment_alone(workflow: di
 def test_tests_and_installation_see_no_secret():
     assert not list(places(WORKFLOWS["ci.yml"], "secrets."))
     install = [step for job, step in STEPS if "install" in step.get("run", "")]
-    assert len(install) == 2
+    assert len(install) == 3
     assert not [step for step in install if "env" in step]
 
 
@@ -191,9 +195,37 @@ def test_data_are_looked_at_where_runs_leave_their_manifests():
 
 
 def step(job: str, name: str) -> Any:
-    """A step of retrain.yml."""
-    (found,) = [step for step in WORKFLOWS["retrain.yml"]["jobs"][job]["steps"] if step.get("name") == name]
+    """A step of a job; no two jobs have one name."""
+    (steps,) = [about["steps"] for known, about in JOBS.items() if known.partition(":")[2] == job]
+    (found,) = [step for step in steps if step.get("name") == name]
     return found
+
+
+@pytest.mark.parametrize(
+    ("built", "changelog", "refused"),
+    [
+        ("1.2.0", "# Changelog\n\n## [1.2.0] - 2030-01-01\n\nNew.\n\n## [1.1.0] - 2029-01-01\n\nOld.\n", None),
+        ("1.2.0", "## [1.2.0]\n\nNew.\n", None),
+        ("1.3.0", "## [1.2.0]\n\nNew.\n", "the tag is v1.2.0, but ctm/__init__.py has another version"),
+        ("1.2.0", "## [1.2.0-rc1]\n\nOld.\n", "CHANGELOG.md has no section [1.2.0]"),
+    ],
+)
+def test_a_release_has_the_version_of_its_tag_and_that_sections_text(
+    tmp_path: Path, built: str, changelog: str, refused: str | None
+):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / f"ctm-{built}-py3-none-any.whl").touch()
+    (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    script = step("release", "The tag is the version, and the changelog knows it")["run"]
+    environment = {**os.environ, "GITHUB_REF_NAME": "v1.2.0", "RUNNER_TEMP": str(tmp_path)}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    if refused is None:
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+        assert (tmp_path / "notes.md").read_text(encoding="utf-8").strip() == "New."
+    else:
+        assert done.returncode == 1
+        assert f"::error::{refused}" in done.stdout
 
 
 class Runner:
