@@ -14,7 +14,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --match=-)
 SEEDS ?= 0,1,2
 LAMBDAS ?= 0,0.001,0.01,0.1
 
-.PHONY: help install demo test check docs sync pipeline images kfp-local sweep table8 ablation bench constraints
+.PHONY: help install demo test coverage check licences docs sync pipeline images kfp-local sweep table8 ablation bench constraints
 
 help:  ## Show the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ demo: $(INSTALLED)  ## Write the embedded data, run the pipeline of params.yaml,
 test: $(INSTALLED)  ## Run the whole test suite
 	@$(RUN) pytest
 
+coverage: $(INSTALLED)  ## Run the whole test suite, and fail if it leaves out more than a tenth of the lines of ctm
+	@$(RUN) pytest --cov
+
 check: $(INSTALLED)  ## Lint, types, import layers, and generated files
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
@@ -46,6 +49,10 @@ check: $(INSTALLED)  ## Lint, types, import layers, and generated files
 docs: $(INSTALLED)  ## Write the documentation as a site to site/index.html; any warning is an error
 	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "documentation: $(CURDIR)/site/index.html"
+
+licences: $(INSTALLED)  ## List the licence of every dependency; fail on one that pyproject.toml does not have
+	@$(RUN) pip-licenses --order=license --allow-only= --ignore-packages ctm
+	@$(RUN) pip-licenses >/dev/null
 
 sync: $(INSTALLED)  ## Write dvc.yaml again from the stages
 	@$(RUN) ctm sync
