@@ -97,7 +97,7 @@ def _root(
 @app.command(rich_help_panel="Set-up")
 def init(
     preset: Annotated[str, typer.Argument(help="Name of a preset; a wrong name lists them all.")],
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    overrides: Overrides = [],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="File to write.")] = Path("params.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
 ) -> None:
@@ -110,7 +110,7 @@ def init(
 
 
 @app.command(rich_help_panel="Set-up")
-def show(params: ParamsFile = Path("params.yaml"), overrides: Overrides = []) -> None:  # noqa: B006
+def show(params: ParamsFile = Path("params.yaml"), overrides: Overrides = []) -> None:
     """Print the resolved parameters."""
     typer.echo(to_yaml(load_params(params, overrides)), nl=False)
 
@@ -119,7 +119,7 @@ def show(params: ParamsFile = Path("params.yaml"), overrides: Overrides = []) ->
 def describe(
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A preset instead of a file.")] = None,
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False,
 ) -> None:
     """Size of the classifier that the parameters ask for: parameters, tokens, heads, image and patch size."""
@@ -161,9 +161,9 @@ def demo_data(
 @app.command(rich_help_panel="Data")
 def check_data(
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     raw: Annotated[str | None, typer.Option("--raw", help="Raw data; dataset.root where it is left out.")] = None,
-    workers: Workers = available_cores(),  # noqa: B008
+    workers: Workers = available_cores(),
 ) -> None:
     """Read and check every file of the raw data and write nothing; exit code 1 if preprocess would fail."""
     from ctm.data.check import check_dataset
@@ -208,7 +208,7 @@ def compare(
             help="strategy[+assignment][+refinement...]; repeatable. Left out: every strategy that the classifier can "
             "do, without and with affinity, and the recipes that strategy auto tries.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     split: Annotated[
         str, typer.Option("--split", help="Split of the images; tune: the train images of splits/tune.txt.")
     ] = "train",
@@ -220,7 +220,7 @@ def compare(
         "metrics/compare.json"
     ),
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     device: Annotated[
         Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")
     ] = "auto",
@@ -273,7 +273,7 @@ def gate(
         Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with this file instead of a revision.")
     ] = None,
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     table: Annotated[
         Path | None, typer.Option("--table", metavar="FILE", help="Write what is printed to a file as well.")
     ] = None,
@@ -301,10 +301,10 @@ def compare_runs(
     metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="Where to write the figures.")],
     runs: Annotated[
         list[str], typer.Option("--run", metavar="NAME=FILE", help="A run's name and its metrics; repeatable.")
-    ] = [],  # noqa: B006
+    ] = [],
     columns: Annotated[
         list[str], typer.Option("--column", metavar="NAME", help="A figure to show; repeatable; left out: Table 8's.")
-    ] = [],  # noqa: B006
+    ] = [],
     names: Annotated[
         str | None, typer.Option("--names", metavar="JSON", help="In Kubeflow: the names of the runs, as a JSON list.")
     ] = None,
@@ -362,7 +362,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         if task and launch.is_first:
             task.finish(stage, metrics=options.metrics, manifest=options.manifest or manifest_path(options.metrics))
 
-    command.__signature__ = inspect.Signature(_stage_parameters(stage))  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(_stage_parameters(stage))  # type: ignore[attr-defined]  # for typer
     command.__doc__ = stage.summary
     return command
 

@@ -188,7 +188,7 @@ def takes_request(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., N
             command(request=request, **given)
 
         parameters = [parameter.replace(kind=kind) for parameter in own] + shared
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # for typer
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
         return wrapped
 
@@ -232,7 +232,7 @@ def trainjob(
     stage: Annotated[str, typer.Argument(help="The stage, such as train-classifier.")],
     image: Annotated[str, typer.Option("--image", metavar="REF", help="Image by digest.")],
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    overrides: Overrides = [],
     raw: Raw = None,
     profiles: ProfilesFile = None,
     name: Annotated[
@@ -262,11 +262,11 @@ def trainjob(
 @app.command(rich_help_panel="Here")
 def run_local(
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     pipeline: Pipeline = "ctm",
     images: Annotated[
         list[str], typer.Option("--image", metavar="REF", help="As for submit; left out: those of `make images`.")
-    ] = [],  # noqa: B006
+    ] = [],
     parts: Parts = None,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for what the stages write.")] = Path(
         ".ctm/kfp-local/output"
@@ -309,7 +309,7 @@ def sweep(
         typer.Option("--seeds", metavar="SEED,SEED", help="Every run with each of these: mean and standard deviation."),
     ] = None,
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Experiments that run at a time.")] = 1,
     copy: Annotated[
         list[Path] | None,
@@ -377,7 +377,7 @@ def sweep(
 @app.command(rich_help_panel="Here")
 def new_data(
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     raw: Raw = None,
     recorded: Annotated[
         list[Path] | None,
