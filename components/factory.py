@@ -69,7 +69,7 @@ def stage_component(stage: Stage, params: Params) -> Any:
     component.__name__ = stage.name
     component.__doc__ = _docstring(stage.summary, inputs, outputs)
     signature = inspect.Signature([port.parameter() for port in [*inputs, *outputs]])
-    component.__signature__ = signature  # type: ignore[attr-defined]
+    component.__signature__ = signature  # type: ignore[attr-defined]  # for kfp
     return dsl.container_component(component)
 
 
@@ -111,7 +111,7 @@ def _inputs(stage: Stage) -> Iterator[Port]:
                 artifact = dsl.Input[_artifact(_written(source))]
                 yield Port(name, artifact, f"Output {source.port} of {source.stage}.", _path(name))
             case Parts():  # kfp has no path of a list: ctm takes the paths from the executor input
-                artifacts = dsl.Input[list[_artifact(_written(source))]]  # type: ignore[misc]
+                artifacts = dsl.Input[list[_artifact(_written(source))]]  # type: ignore[misc]  # made, not written
                 yield Port(name, artifacts, f"Output {source.port} of every part of {source.stage}.", _nothing)
 
 

@@ -39,8 +39,8 @@ list_parts = dsl.container_component_class.ContainerComponent(
 )
 
 
-@dsl.container_component  # type: ignore[untyped-decorator]
-def compare_runs(  # noqa: D417 (kfp reads the outputs under Returns)
+@dsl.container_component  # type: ignore[untyped-decorator]  # as kfp leaves it
+def compare_runs(  # noqa: D417 - kfp reads the outputs under Returns
     names: list[Any],
     metrics: dsl.Input[list[dsl.Metrics]],
     report: dsl.Output[dsl.HTML],

@@ -158,7 +158,7 @@ def build_pipeline(
 
     lines = [f"    {parameter.name}: {parameter.about}" for parameter in parameters]
     pipeline.__doc__ = "\n".join([plan.about, "", "Args:", *lines, ""])
-    pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # for kfp
         [
             inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, annotation=p.type, default=p.default)
             for p in parameters

@@ -108,7 +108,7 @@ def error_text(host: str, error: ApiException) -> str:
 def _connect(host: str, namespace: str | None) -> Any:
     """A client that asks once where kfp would ask five times in twenty seconds and log a traceback each time."""
 
-    class Client(kfp.Client):  # type: ignore[misc]
+    class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
             health, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info()
             if "json" not in headers.get("Content-Type", ""):

@@ -122,6 +122,6 @@ def _train(pixels: Tensor, targets: Tensor) -> nn.Sequential:
         for batch in torch.split(torch.randperm(len(pixels)), BATCH):
             optimiser.zero_grad()
             loss = functional.cross_entropy(network(pixels[batch]), targets[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # as torch leaves it
             optimiser.step()
     return network.eval()

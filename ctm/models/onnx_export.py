@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,8 +167,8 @@ def _examples(inputs: InputSpec) -> Iterator[NDArray[np.float32]]:
             yield (values / inputs.scale).astype(np.float32)
 
 
-def _difference(session: object, model: nn.Module, images: NDArray[np.float32]) -> float:
+def _difference(session: Any, model: nn.Module, images: NDArray[np.float32]) -> float:
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()
-    [found] = session.run([OUTPUT], {INPUT: images})  # type: ignore[attr-defined]
+    [found] = session.run([OUTPUT], {INPUT: images})
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))

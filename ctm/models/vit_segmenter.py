@@ -47,7 +47,7 @@ class VitSegmenter(nn.Module):
         """
         super().__init__()
         self.encoder = encoder
-        self.patch_size = cast("int", encoder.feature_info[-1]["reduction"])  # type: ignore[index]
+        self.patch_size = cast("int", cast("Any", encoder.feature_info)[-1]["reduction"])
         self.blocks = blocks
         width = blocks * cast("int", encoder.embed_dim)
         self.head = nn.Sequential(
@@ -93,7 +93,7 @@ def build_vit_segmenter(
     _check_columnar(encoder)
     head = HEAD_OPTIONS | {name: value for name, value in options.items() if name in HEAD_OPTIONS}
     vit = _build_encoder(encoder, {k: v for k, v in options.items() if k not in HEAD_OPTIONS}, inputs, pretrained)
-    depth = len(vit.feature_info)  # type: ignore[arg-type]
+    depth = len(cast("Any", vit.feature_info))
     for name, most in (("decoder_channels", None), ("blocks", depth)):
         if not isinstance(head[name], int) or head[name] < 1 or (most is not None and head[name] > most):
             raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ctm.models.config import PruneHeadsConfig
 from ctm.runtime.context import Context
@@ -64,8 +65,8 @@ def run(config: PruneHeadsStageConfig, context: Context, *, shards: Path, classi
     }
 
 
-def _count(model: object) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())  # type: ignore[attr-defined]
+def _count(model: Any) -> int:
+    return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
 STAGE = Stage(

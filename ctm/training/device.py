@@ -79,7 +79,7 @@ def setup_fabric(device: torch.device, precision: Precision, processes: Processe
             accelerator=device.type,
             devices=launch.local_world if launch.world > 1 else [device.index or 0] if device.type == "cuda" else 1,
             num_nodes=launch.world // launch.local_world,
-            precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+            precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]  # the type of these words is private
             strategy=several,
         )
         fabric.launch()

@@ -155,7 +155,7 @@ class _Training:
         self.batches = len(self.loaders["train"])
         self.steps_per_epoch = math.ceil(self.batches / self.config.accumulate)
         self.schedule: LambdaLR = cosine_with_warmup(
-            self.optimiser,  # type: ignore[arg-type]
+            self.optimiser,
             warmup_steps=round(self.config.warmup_epochs * self.steps_per_epoch),
             total_steps=self.config.epochs * self.steps_per_epoch,
         )
@@ -228,7 +228,7 @@ class _Training:
     def _train(self) -> None:
         """The rest of one pass over the train split."""
         epoch, loader = len(self.history), self.loaders["train"]
-        loader.sampler.set_epoch(epoch, start=self.batch * (loader.batch_size or 1))  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch, start=self.batch * (loader.batch_size or 1))  # type: ignore[attr-defined]  # our own
         self.wrapped.train()
         about = f"epoch {epoch + 1}/{self.config.epochs}"
         for batch in track(loader, description=about, unit="batch", total=self.batches, start=self.batch):

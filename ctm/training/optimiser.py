@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ctm.runtime.context import Precision
@@ -66,7 +66,7 @@ def _no_weight_decay(model: nn.Module) -> set[str]:
     }
 
 
-def cosine_with_warmup(optimiser: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+def cosine_with_warmup(optimiser: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
     """Learning rates rise linearly to their peak over ``warmup_steps``, then fall on half a cosine to 0 at the end."""
 
     def factor(step: int) -> float:

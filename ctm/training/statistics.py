@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,4 +27,5 @@ def share_statistics(model: nn.Module, device: torch.device, processes: Processe
             "the segmenter has batch normalisation, whose statistics several processes share on GPUs only. Train it in "
             "one process, or choose one without: arch: vit."
         )
-    return cast("nn.Module", nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # torch has not annotated it
+    return cast("nn.Module", convert(model))
