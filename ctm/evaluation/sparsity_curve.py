@@ -66,8 +66,9 @@ def _draw(axes: Axes, pairs: Sequence[tuple[Spread | None, Spread | None]], what
             markersize=4,
         )
         low, high = axes.get_ylim()
-        missing = max(0.0, LEAST_SPAN - (high - low)) / 2
-        axes.set_ylim(low - missing, high + missing)
+        span = max(LEAST_SPAN, high - low)
+        top = min((low + high + span) / 2, 1.01)
+        axes.set_ylim(top - span, top)
     axes.set_title(what, color=TEXT_COLOUR, fontsize=9, loc="left")
     axes.grid(axis="y", color=TEXT_COLOUR, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TEXT_COLOUR", "inline_svg", "svg_style", "svg_text"]
 
-TEXT_COLOUR = "#808590"
-"""Readable on white as on near-black."""
+TEXT_COLOUR = "#5d636e"
+"""Readable on the white that SVG files bring along; pages give their text a colour of their own."""
 
 
 def svg_style() -> AbstractContextManager[None]:
@@ -25,13 +25,13 @@ def svg_style() -> AbstractContextManager[None]:
 
 
 def svg_text(figure: Figure) -> str:
-    """The figure as the text of an SVG file, without background; to be called within ``svg_style``."""
+    """The figure as the text of an SVG file on white, to be called within ``svg_style``."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    return text.getvalue().replace("<svg ", '<svg style="background: #fff" ', 1)
 
 
 def inline_svg(svg: str) -> str:
-    """The SVG element alone: prolog, namespaces and metadata name addresses that HTML does not need."""
+    """The SVG element alone, without white: prolog, namespaces and metadata name addresses that HTML does not need."""
     element = re.sub(r".*?<svg[^>]*?( viewBox=\S[^\"]*\")[^>]*>", r"<svg\1>", svg, count=1, flags=re.DOTALL)
     return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
