@@ -28,14 +28,14 @@ __all__ = [
 LONGEST_SIDE = 320
 """Size of a picture in pixels at most: sharp in a column of the page, and eight samples stay far below 3 MB."""
 
-COLOURS = tuple(
-    bytes.fromhex(colour)
-    for colour in (
-        "0072B2 E69F00 009E73 CC79A7 56B4E9 D55E00 F0E442 "  # Okabe and Ito, without black
-        "3C00A5 69000F 4B1E5A 00FF87 B400FF B4F0C3 E1004B A50000 960F4B B469FF C3A54B 5A4BC3 96F0FF 785A87 78C378 "
+COLOURS = np.frombuffer(
+    bytes.fromhex(
+        "0072B2 E69F00 009E73 CC79A7 56B4E9 D55E00 F0E442"  # Okabe and Ito, without black
+        "3C00A5 69000F 4B1E5A 00FF87 B400FF B4F0C3 E1004B A50000 960F4B B469FF C3A54B 5A4BC3 96F0FF 785A87 78C378"
         "3C692D 870F87"  # each as far as can be from those before it, for every kind of eye
-    ).split()
-)
+    ),
+    dtype=np.uint8,
+).reshape(-1, 3)
 """First colours given to classes. Normal, protanope, deuteranope and tritanope eyes tell any two of them, and the grey
 of a background, apart: 14 units of CIELAB or more lie between them, and over grey photographs 10 between the first
 twelve. Later ones, by golden steps round the colour circle, only differ: of 151 colours nobody can name each."""
@@ -48,7 +48,7 @@ CURVE_COLOURS = ("#3b82c4", "#d97a1a", "#1f9e77", "#b565a7", "#8c8c3c")
 """Colour-blind safe, and readable on white as on near-black."""
 
 CURVE_STYLES = ("-", "--", "-.", ":")
-CURVE_WORDS = {"map": "mAP", "miou": "mIoU", "bce": "BCE"}
+CURVE_WORDS = {"map": "mAP", "miou": "mIoU", "bce": "BCE", "pseudo": "pseudo-mask"}
 
 
 def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
@@ -139,13 +139,13 @@ def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, 
     Args:
         rows: lines of a history.csv; values may be text. ``epoch`` is the x axis, or the line's number without it.
         columns: the columns to draw; cells that are empty or no number are passed over.
-        bounded: whether the values lie in 0..1 and the y axis shows all of it.
+        bounded: whether the values lie in 0..1 and the y axis, which begins at 0, shows all of it.
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
     from matplotlib.ticker import MaxNLocator
 
     with svg_style():
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        figure = Figure(figsize=(4.0, 2.4), layout="constrained")
         axes = figure.add_subplot()
         for place, column in enumerate(columns):
             points = [
@@ -162,13 +162,12 @@ def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, 
             )
         axes.set_xlabel("epoch", color=TEXT_COLOUR)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        if bounded:
-            axes.set_ylim(0, 1.02)
+        axes.set_ylim(0, 1.02 if bounded else None)
         axes.grid(axis="y", color=TEXT_COLOUR, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(TEXT_COLOUR)
         axes.tick_params(length=0, colors=TEXT_COLOUR)
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.2)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=2.2)
         return inline_svg(svg_text(figure))
 
 
@@ -183,7 +182,7 @@ def number(value: object) -> float:
 def _colour(place: int) -> tuple[int, ...]:
     """The colour of a class token: from the list, and after it by golden steps round the colour circle."""
     if place < len(COLOURS):
-        return tuple(COLOURS[place])
+        return tuple(COLOURS[place].tolist())
     hue = place * 0.618034 % 1
     red, green, blue = colorsys.hls_to_rgb(hue, (0.38, 0.52, 0.68)[place % 3], (0.75, 0.5)[place % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
