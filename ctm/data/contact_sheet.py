@@ -6,15 +6,13 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from ctm.data.display import display_rgb
+from ctm.data.display import SHADES, display_rgb, font
 from ctm.data.shards import ShardFolder, Split
 
 __all__ = ["choose_examples", "write_contact_sheet"]
@@ -52,9 +50,6 @@ PAPER, INK, SOFT, RULE, TRACK = "#FFFFFF", "#1F2933", "#5F6B7A", "#DDE2E8", "#E6
 WARNING, WARNING_PAPER = "#AD3F00", "#FDF1E6"
 BARS = ("#0072B2", "#7FA8C4")
 """Of train and of any other split: they differ in lightness, whatever colours a reader can tell apart."""
-
-SHADES = [min((value + 2) // 4 * 4, 255) for value in range(256)]
-"""Values of thumbnails: 64 a channel look the same as 256, and make the file smaller by a third."""
 
 LEGEND = (
     "Rows: classes, the most frequent in train first. Bars: share of the images of the split, linear, full at the "
@@ -250,14 +245,14 @@ def _draw_frame(draw: ImageDraw.ImageDraw, row: _Row, top: int, height: int) -> 
 def _draw_counts(draw: ImageDraw.ImageDraw, row: _Row, top: int, *, samples: dict[str, int], full: float) -> None:
     """The name, and of each split the number of images, their share and a bar."""
     size = next((size for size in (NAME, TEXT) if _length(row.name, size) <= COLUMN), COUNT)
-    draw.text((MARGIN, top), _shortened(row.name, size, COLUMN), INK, _font(size))
+    draw.text((MARGIN, top), _shortened(row.name, size, COLUMN), INK, font(size))
     top += _line_height(NAME)
     for place, (split, count) in enumerate(row.counts.items()):
         share = count / max(samples[split], 1)
         few = row.value is not None and count < (RARE if split == TRAIN else 1)
         text = f"{'only ' if few else ''}{_number(count, f'{split} image')}" if count else f"no {split} image"
-        draw.text((MARGIN, top), text, WARNING if few else INK, _font(COUNT))
-        draw.text((MARGIN + COLUMN, top), _percent(share), SOFT, _font(COUNT), anchor="ra")
+        draw.text((MARGIN, top), text, WARNING if few else INK, font(COUNT))
+        draw.text((MARGIN + COLUMN, top), _percent(share), SOFT, font(COUNT), anchor="ra")
         top += _line_height(COUNT)
         draw.rectangle((MARGIN, top, MARGIN + COLUMN - 1, top + BAR - 1), fill=TRACK)
         if count:
@@ -265,14 +260,14 @@ def _draw_counts(draw: ImageDraw.ImageDraw, row: _Row, top: int, *, samples: dic
             draw.rectangle((MARGIN, top, MARGIN + length - 1, top + BAR - 1), fill=BARS[min(place, 1)])
         top += BAR + 5
     if row.value is not None:
-        draw.text((MARGIN, top), f"mask value {row.value}", SOFT, _font(SMALL))
+        draw.text((MARGIN, top), f"mask value {row.value}", SOFT, font(SMALL))
 
 
 def _draw_examples(picture: Image.Image, row: _Row, top: int, *, split: Split, cell: int) -> None:
     """The thumbnails, each above its key and its other labels."""
     draw = ImageDraw.Draw(picture)
     if not row.counts[TRAIN]:
-        draw.text((FIRST_CELL, top + 4), "No train image: the classifier cannot learn this class", WARNING, _font(TEXT))
+        draw.text((FIRST_CELL, top + 4), "No train image: the classifier cannot learn this class", WARNING, font(TEXT))
     for place, example in enumerate(row.examples):
         left = FIRST_CELL + place * (CELL + GAP)
         thumbnail = _thumbnail(split.image(example.index), cell)
@@ -292,7 +287,7 @@ def _thumbnail(image: NDArray[np.generic], height: int) -> Image.Image:
 def _draw_lines(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[_Line]) -> None:
     left, top = place
     for line in lines:
-        draw.text((left, top), line.text, line.colour, _font(line.size))
+        draw.text((left, top), line.text, line.colour, font(line.size))
         top += _line_height(line.size)
 
 
@@ -342,15 +337,8 @@ def _percent(share: float) -> str:
     return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, laid out by Pillow itself: a library that only some machines have spaces letters otherwise."""
-    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
-    return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-
-
 def _length(text: str, size: int) -> float:
-    return _font(size).getlength(text)
+    return font(size).getlength(text)
 
 
 def _line_height(size: int) -> int:

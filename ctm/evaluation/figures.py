@@ -20,9 +20,11 @@ __all__ = [
     "curves_svg",
     "heat_overlay",
     "heat_picture",
+    "mask_overlay",
     "mask_picture",
     "number",
     "photo_picture",
+    "shown",
 ]
 
 LONGEST_SIDE = 320
@@ -67,13 +69,20 @@ def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
 
 def photo_picture(image: NDArray[np.uint8], *, side: int = LONGEST_SIDE) -> str:
     """The image (H, W, 3) itself, as a data URI whose longer side has at most ``side`` pixels."""
-    return _data_uri(_shown(image, side))
+    return _data_uri(shown(image, side=side))
 
 
 def mask_picture(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], colours: NDArray[np.uint8], *, side: int = LONGEST_SIDE
 ) -> str:
-    """A mask in colours over the grey image, with white borders between classes, as a data URI.
+    """``mask_overlay`` as a data URI."""
+    return _data_uri(mask_overlay(image, mask, colours, side=side))
+
+
+def mask_overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], colours: NDArray[np.uint8], *, side: int
+) -> NDArray[np.uint8]:
+    """A mask in colours over the grey image, with white borders between classes, (h, w, 3).
 
     Args:
         image: (H, W, 3).
@@ -81,15 +90,15 @@ def mask_picture(
         colours: (K, 3) of the mask values.
         side: pixels of the longer side at most.
     """
-    grey = _grey(_shown(image, side))
+    grey = _grey(shown(image, side=side))
     size = (grey.shape[1], grey.shape[0])
     values = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     table = np.zeros((IGNORE + 1, 3), dtype=np.float32)
     table[: len(colours)] = colours
     opacity = np.where(values == IGNORE, 0.0, OPACITY)[..., None]
-    picture = grey * (1 - opacity) + table[values] * opacity
+    picture: NDArray[np.uint8] = (grey * (1 - opacity) + table[values] * opacity).astype(np.uint8)
     picture[_borders(values)] = 255
-    return _data_uri(picture)
+    return picture
 
 
 def heat_picture(image: NDArray[np.uint8], class_map: NDArray[np.floating]) -> str:
@@ -114,7 +123,7 @@ def heat_overlay(
     """
     from matplotlib import colormaps
 
-    grey = _grey(_shown(image, side))
+    grey = _grey(shown(image, side=side))
     size = (grey.shape[1], grey.shape[0])
     values = class_map.astype(np.float32)
     if missing is not None and missing.any() and not missing.all():
@@ -131,6 +140,17 @@ def heat_overlay(
         opacity = np.where(hidden[..., None], 0, opacity)
     picture: NDArray[np.uint8] = (grey * (1 - opacity) + colour * opacity).astype(np.uint8)
     return picture
+
+
+def shown(image: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
+    """The image at the size of the page: large ones reduced, small ones enlarged in whole, visible pixels."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest <= side:
+        factor = side // longest
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    size = (max(1, width * side // longest), max(1, height * side // longest))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
 def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, bounded: bool = False) -> str:
@@ -188,17 +208,6 @@ def _colour(place: int) -> tuple[int, ...]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _shown(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The image at the size of the page: large ones reduced, small ones enlarged in whole, visible pixels."""
-    height, width = image.shape[:2]
-    longest = max(height, width)
-    if longest <= side:
-        factor = side // longest
-        return image.repeat(factor, axis=0).repeat(factor, axis=1)
-    size = (max(1, width * side // longest), max(1, height * side // longest))
-    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
-
-
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The image (H, W, 3) without its colours."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)
@@ -213,8 +222,8 @@ def _borders(values: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return borders
 
 
-def _data_uri(picture: NDArray[np.generic]) -> str:
+def _data_uri(picture: NDArray[np.uint8]) -> str:
     """The picture (H, W, 3) as a JPEG inside a data URI; full colour resolution keeps borders crisp."""
     buffer = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
