@@ -14,7 +14,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --match=-)
 SEEDS ?= 0,1,2
 LAMBDAS ?= 0,0.001,0.01,0.1
 
-.PHONY: help install demo test coverage check licences docs sync pipeline images kfp-local sweep table8 ablation bench constraints
+.PHONY: help install demo test coverage check licences docs sync pipeline images kfp-local sweep table8 ablation picture bench constraints
 
 help:  ## Show the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ ablation: $(INSTALLED)  ## Without masking, without register token, without prun
 	  --column heads.sparsity --column classifier.val.map --column segmenter.val.miou \
 	  --column pseudomasks.train.compare.attention.miou --column pseudomasks.train.compare.relevance.miou \
 	  --column pseudomasks.train.miou --results ablation
+
+picture: $(INSTALLED)  ## Draw the picture of the README from the run that `make demo` has made
+	@$(RUN) python -m pipelines.picture
 
 bench: $(INSTALLED)  ## Measure what must be fast against a plain reference, as ratios in one run
 	@$(RUN) python -m bench
