@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.display import SHADES, font
 from ctm.data.shards import ShardFolder
-from ctm.evaluation.figures import class_colours, heat_overlay, mask_overlay, shown
+from ctm.evaluation.figures import class_colours, heat_overlay, mask_overlay, shown, swatches
 from ctm.evaluation.page import make_panels
 from ctm.evaluation.report import Panel
 from ctm.evaluation.scoring import segment
+from ctm.evaluation.sheet import shown_classes
 from ctm.models.io import load_classifier
 from ctm.models.segmenter import load_segmenter
 from ctm.params import load_params
@@ -69,13 +70,13 @@ def draw(panels: Sequence[Panel], classes: ClassTable) -> Image.Image:
     lefts = [GAP + SIDE + place * (CELL + GAP) for place in range(len(COLUMNS))]
     for left, title in zip(lefts, COLUMNS, strict=True):
         pen.text((left, GAP), title, INK, font(TITLE))
-    colours = class_colours(classes)
+    colours, swatch = class_colours(classes), swatches(classes)
     for row, panel in enumerate(panels):
         top = GAP + TITLE + GAP + row * (CELL + line + GAP)
-        for place, k in enumerate(_values(panel)):
+        for place, name in enumerate(shown_classes(classes, (), panel.masks.values())):
             y = top + place * line
-            pen.rectangle((GAP, y, GAP + SWATCH, y + SWATCH), tuple(colours[k].tolist()))
-            pen.text((GAP + SWATCH + 10, y - 3), classes.names[k], INK, font(TEXT))
+            pen.rectangle((GAP, y, GAP + SWATCH, y + SWATCH), swatch[name])
+            pen.text((GAP + SWATCH + 10, y - 3), name, INK, font(TEXT))
         for left, cell in zip(lefts, _cells(panel, colours), strict=True):
             picture.paste(Image.fromarray(cell), (left, top))
         pen.text((lefts[1], top + CELL + 4), f"of {_mapped(panel)}", SOFT, font(TEXT))
@@ -85,12 +86,6 @@ def draw(panels: Sequence[Panel], classes: ClassTable) -> Image.Image:
 def _mapped(panel: Panel) -> str:
     """The class whose map is shown: the first, in the order of the mask values, that has one."""
     return next(iter(panel.maps))
-
-
-def _values(panel: Panel) -> list[int]:
-    """The mask values that the row shows."""
-    masks = [mask for mask in (panel.pseudo_mask, panel.prediction, panel.truth) if mask is not None]
-    return [int(k) for k in np.unique(np.concatenate([mask.ravel() for mask in masks])) if k != IGNORE]
 
 
 def _cells(panel: Panel, colours: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ctm.data.classes import IGNORE, ClassTable
-from ctm.evaluation.svg import TEXT_COLOUR, inline_svg, svg_style, svg_text
+from ctm.evaluation.svg import inline_svg, svg_style, svg_text
 
 __all__ = [
     "class_colours",
@@ -25,6 +25,7 @@ __all__ = [
     "number",
     "photo_picture",
     "shown",
+    "swatches",
 ]
 
 LONGEST_SIDE = 320
@@ -65,6 +66,11 @@ def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
     if classes.background is not None:
         colours[classes.background] = BACKGROUND_COLOUR
     return colours
+
+
+def swatches(classes: ClassTable) -> dict[str, str]:
+    """The colour of each class by its name, as CSS and Pillow read it."""
+    return {name: f"#{bytes(colour).hex()}" for name, colour in zip(classes.names, class_colours(classes), strict=True)}
 
 
 def photo_picture(image: NDArray[np.uint8], *, side: int = LONGEST_SIDE) -> str:
@@ -180,13 +186,9 @@ def curves_svg(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, 
                 marker="o" if len(known) == 1 else None,
                 label=" ".join(CURVE_WORDS.get(word, word) for word in column.split("_")),
             )
-        axes.set_xlabel("epoch", color=TEXT_COLOUR)
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_ylim(0, 1.02 if bounded else None)
-        axes.grid(axis="y", color=TEXT_COLOUR, alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(TEXT_COLOUR)
-        axes.tick_params(length=0, colors=TEXT_COLOUR)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=2.2)
         return inline_svg(svg_text(figure))
 

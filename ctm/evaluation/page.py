@@ -19,6 +19,7 @@ from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.evaluation.config import BASELINES
 from ctm.evaluation.report import ClassRow, CompareRow, Headline, Panel
 from ctm.evaluation.sheet import Sheet, make_sheet
+from ctm.evaluation.style import value
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.maps import class_maps
@@ -103,7 +104,7 @@ def headlines(metrics: Metrics) -> list[Headline]:
             f"masks made from image-level labels, against the truth{which}",
         ),
         Headline("Segmenter, val mIoU", segmenter["miou"], learned),
-        Headline("Classifier, val mAP", val["map"], f"a random ranking gets {_three(val['chance_map'])}"),
+        Headline("Classifier, val mAP", val["map"], f"a random ranking gets {value(val['chance_map'])}"),
         Headline("Heads removed", heads["sparsity"], f"{heads['kept']} of {heads['total']} attention heads are left"),
     ]
 
@@ -220,14 +221,9 @@ def segmenter_saw_truth(metrics: Metrics) -> bool:
 
 def provenance(seed: int, *, models: Iterable[nn.Module]) -> dict[str, str | int]:
     """What made the page; nothing that differs from run to run."""
-    classifier, pruned, segmenter = (sum(p.numel() for p in model.parameters()) for model in models)
-    return {
-        "ctm": ctm.__version__,
-        "seed": seed,
-        "classifier parameters": classifier,
-        "pruned parameters": pruned,
-        "segmenter parameters": segmenter,
-    }
+    parameters = (value(sum(p.numel() for p in model.parameters())) for model in models)
+    names = ("classifier parameters", "pruned parameters", "segmenter parameters")
+    return {"ctm": ctm.__version__, "seed": seed, **dict(zip(names, parameters, strict=True))}
 
 
 def _compare_row(
@@ -249,7 +245,3 @@ def _compare_row(
         label_free=label_free.get(recipe_name(config)) if config else None,
         chosen=chosen,
     )
-
-
-def _three(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.evaluation.confusion import ConfusionTable
-from ctm.evaluation.figures import class_colours, curves_svg, heat_picture, mask_picture, number, photo_picture
-from ctm.evaluation.sheet import Sheet, sheet_classes, sheet_pictures
+from ctm.evaluation.figures import (
+    class_colours,
+    curves_svg,
+    heat_picture,
+    mask_picture,
+    number,
+    photo_picture,
+    swatches,
+)
+from ctm.evaluation.sheet import Sheet, sheet_legend, sheet_pictures, shown_classes
 from ctm.evaluation.style import NONE, render
 
 __all__ = ["ClassRow", "CompareRow", "Headline", "Panel", "ReportData", "render_report"]
@@ -86,6 +94,12 @@ class Panel:
     prediction: NDArray[np.uint8] | None = None
     maps: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
+    @property
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """Those masks that there are, by what they are called."""
+        masks = {"Truth": self.truth, "Pseudo-mask": self.pseudo_mask, "Prediction": self.prediction}
+        return {name: mask for name, mask in masks.items() if mask is not None}
+
 
 @dataclass(frozen=True)
 class ReportData:
@@ -143,15 +157,18 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """Makes the page: styles and pictures inside it, no script, no reference to any other file or address."""
     colours = class_colours(data.classes)
-    swatches = {name: "#" + bytes(colours[k]).hex() for k, name in enumerate(data.classes.names)}
     return render(
         "report.html.j2",
         data=data,
         scored=any(row.miou is not None for row in data.compare),
         label_free=any(row.label_free is not None for row in data.compare),
-        swatches=swatches,
-        legend=_legend(data),
-        sheet_legend=_in_order(data, sheet_classes(data.sheet, data.classes)) if data.sheet else [],
+        swatches=swatches(data.classes),
+        legend=shown_classes(
+            data.classes,
+            [name for panel in data.panels for name in panel.labels],
+            [mask for panel in data.panels for mask in panel.masks.values()],
+        ),
+        sheet_legend=sheet_legend(data.sheet, data.classes) if data.sheet else [],
         sheet_rows=sheet_pictures(data.sheet, colours) if data.sheet else [],
         panels=[_pictures(panel, colours) for panel in data.panels],
         charts=[*_charts("Classifier", data.classifier_history), *_charts("Segmenter", data.segmenter_history)],
@@ -163,40 +180,18 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def _legend(data: ReportData) -> list[str]:
-    """Names of the classes that some picture shows, in the order of their mask values."""
-    shown = {name for panel in data.panels for name in panel.labels}
-    for panel in data.panels:
-        for mask in (panel.truth, panel.pseudo_mask, panel.prediction):
-            if mask is not None:
-                shown |= {data.classes.names[k] for k in np.unique(mask) if k != IGNORE}
-    return _in_order(data, shown)
-
-
-def _in_order(data: ReportData, shown: Container[str]) -> list[str]:
-    """Those of the classes' names that are shown."""
-    return [name for name in data.classes.names if name in shown]
-
-
 def _pictures(panel: Panel, colours: NDArray[np.uint8]) -> dict[str, Any]:
     """The pictures of a panel as data URIs, with their captions."""
-    masks = {"Truth": panel.truth, "Pseudo-mask": panel.pseudo_mask, "Prediction": panel.prediction}
+    masks = {
+        name if (mask != IGNORE).any() else f"{name}: nothing painted": mask_picture(panel.image, mask, colours)
+        for name, mask in panel.masks.items()
+    }
     return {
         "key": panel.key,
         "split": panel.split,
         "labels": panel.labels,
-        "tiles": [
-            ("Image", photo_picture(panel.image)),
-            *(
-                (
-                    name if (mask != IGNORE).any() else f"{name}: nothing painted",
-                    mask_picture(panel.image, mask, colours),
-                )
-                for name, mask in masks.items()
-                if mask is not None
-            ),
-        ],
-        "maps": [(name, heat_picture(panel.image, class_map)) for name, class_map in panel.maps.items()],
+        "tiles": {"Image": photo_picture(panel.image)} | masks,
+        "maps": {name: heat_picture(panel.image, class_map) for name, class_map in panel.maps.items()},
     }
 
 
@@ -216,16 +211,11 @@ def _charts(model: str, rows: Sequence[Mapping[str, object]]) -> list[tuple[str,
 def _means(rows: Sequence[ClassRow]) -> ClassRow:
     """The mean of each column over the classes that have a value."""
 
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
+    def mean(column: str) -> float | None:
+        known = [value for row in rows if (value := getattr(row, column)) is not None]
         return sum(known) / len(known) if known else None
 
-    return ClassRow(
-        "mean",
-        pseudo_iou=mean([row.pseudo_iou for row in rows]),
-        segmenter_iou=mean([row.segmenter_iou for row in rows]),
-        average_precision=mean([row.average_precision for row in rows]),
-    )
+    return ClassRow("mean", mean("pseudo_iou"), mean("segmenter_iou"), mean("average_precision"))
 
 
 def _sections(configuration: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ctm.data.display import display_rgb
 from ctm.data.shards import TRUTH, Split
 from ctm.evaluation.figures import mask_picture, photo_picture
 
-__all__ = ["Sheet", "SheetRow", "make_sheet", "sheet_classes", "sheet_pictures"]
+__all__ = ["Sheet", "SheetRow", "make_sheet", "sheet_legend", "sheet_pictures", "shown_classes"]
 
 LONGEST_SIDE = 200
 """Size of a picture in pixels at most: a sheet has many, and they are compared and not studied."""
@@ -93,9 +93,15 @@ def sheet_pictures(sheet: Sheet, colours: NDArray[np.uint8]) -> list[dict[str, A
     ]
 
 
-def sheet_classes(sheet: Sheet, classes: ClassTable) -> set[str]:
-    """Names of the classes that some picture or label shows."""
-    shown = {name for row in sheet.rows for name in row.labels}
-    for mask in (mask for row in sheet.rows for mask in row.masks if mask is not None):
-        shown |= {classes.names[k] for k in np.unique(mask) if k != IGNORE}
-    return shown
+def sheet_legend(sheet: Sheet, classes: ClassTable) -> list[str]:
+    """Names of the classes that some picture or label of a sheet shows."""
+    labels = [name for row in sheet.rows for name in row.labels]
+    return shown_classes(classes, labels, [mask for row in sheet.rows for mask in row.masks])
+
+
+def shown_classes(classes: ClassTable, labels: Iterable[str], masks: Iterable[NDArray[np.uint8] | None]) -> list[str]:
+    """Names of the classes that are among the labels or in a mask, in the order of their mask values."""
+    shown = set(labels)
+    for mask in masks:
+        shown |= {classes.names[k] for k in np.unique(mask) if k != IGNORE} if mask is not None else set()
+    return [name for name in classes.names if name in shown]

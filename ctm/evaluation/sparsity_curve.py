@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ctm.evaluation.figures import CURVE_COLOURS
 from ctm.evaluation.spread import Spread
-from ctm.evaluation.svg import TEXT_COLOUR, svg_style, svg_text
+from ctm.evaluation.svg import svg_style, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def sparsity_svg(points: Sequence[Point], *, masks: str) -> str | None:
         upper, lower = figure.subplots(2, 1, sharex=True)
         _draw(upper, [(p.sparsity, p.classifier) for p in points], "classifier, val mAP", CURVE_COLOURS[2])
         _draw(lower, [(p.sparsity, p.pseudomasks) for p in points], f"pseudo-masks, {masks} mIoU", CURVE_COLOURS[0])
-        lower.set_xlabel("fraction of heads removed", color=TEXT_COLOUR)
+        lower.set_xlabel("fraction of heads removed")
         lower.set_xlim(-0.03, 1.0)
         return svg_text(figure)
 
@@ -69,8 +69,4 @@ def _draw(axes: Axes, pairs: Sequence[tuple[Spread | None, Spread | None]], what
         span = max(LEAST_SPAN, high - low)
         top = min((low + high + span) / 2, 1.01)
         axes.set_ylim(top - span, top)
-    axes.set_title(what, color=TEXT_COLOUR, fontsize=9, loc="left")
-    axes.grid(axis="y", color=TEXT_COLOUR, alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(TEXT_COLOUR)
-    axes.tick_params(length=0, colors=TEXT_COLOUR)
+    axes.set_title(what)

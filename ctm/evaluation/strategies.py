@@ -17,10 +17,10 @@ from ctm.data.inputs import InputSpec
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ModelError, ParamsError
 from ctm.evaluation.compare import random_masks
-from ctm.evaluation.figures import class_colours
+from ctm.evaluation.figures import class_colours, swatches
 from ctm.evaluation.masks import MaskScore
 from ctm.evaluation.scoring import score_masks
-from ctm.evaluation.sheet import Sheet, make_sheet, sheet_classes, sheet_pictures
+from ctm.evaluation.sheet import Sheet, make_sheet, sheet_legend, sheet_pictures
 from ctm.evaluation.style import render
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
@@ -171,8 +171,6 @@ def strategies_page(
         config: the extraction, whose settings the recipes share.
         seed: of the random masks.
     """
-    colours = class_colours(classes)
-    shown = sheet_classes(found.sheet, classes)
     return render(
         "strategies.html.j2",
         title=f"Strategies compared: {dataset}",
@@ -182,9 +180,9 @@ def strategies_page(
         scored=RANDOM in found.recipes,
         label_source=config.label_source,
         notes=_notes(found, split),
-        swatches={name: "#" + bytes(colours[k]).hex() for k, name in enumerate(classes.names)},
-        legend=[name for name in classes.names if name in shown],
-        pictures=sheet_pictures(found.sheet, colours),
+        swatches=swatches(classes),
+        legend=sheet_legend(found.sheet, classes),
+        pictures=sheet_pictures(found.sheet, class_colours(classes)),
         provenance={"ctm": ctm.__version__, "seed": seed, **_shared(config)},
     )
 

@@ -18,10 +18,26 @@ TEXT_COLOUR = "#5d636e"
 
 
 def svg_style() -> AbstractContextManager[None]:
-    """Settings to draw and write within: the salt makes ids, and so the bytes, the same in every run."""
+    """Settings to draw and write within; the salt makes ids, and so the bytes, the same in every run."""
     import matplotlib as mpl
 
-    return mpl.rc_context({"svg.hashsalt": "ctm", "svg.fonttype": "none", "font.size": 9, "text.color": TEXT_COLOUR})
+    return mpl.rc_context(
+        {
+            "svg.hashsalt": "ctm",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.titlelocation": "left",
+            **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), TEXT_COLOUR),
+            **dict.fromkeys(("xtick.color", "ytick.color"), TEXT_COLOUR),
+            **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+            **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.6,
+        }
+    )
 
 
 def svg_text(figure: Figure) -> str:

@@ -152,10 +152,10 @@ def test_a_baseline_that_beats_the_run_is_pointed_out():
 
 
 def test_the_provenance_counts_parameters_and_names_no_time_or_place():
-    models = [nn.Linear(size, 1) for size in (4, 3, 2)]
+    models = [nn.Linear(size, 1) for size in (1233, 3, 2)]
     found = page.provenance(7, models=models)
     assert found.pop("ctm")
-    assert list(found.values()) == [7, 5, 4, 3]
+    assert list(found.values()) == [7, "1,234", "4", "3"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.evaluation.figures import class_colours
-from ctm.evaluation.sheet import Sheet, SheetRow, make_sheet, sheet_classes, sheet_pictures
+from ctm.evaluation.sheet import Sheet, SheetRow, make_sheet, sheet_legend, sheet_pictures
 
 CLASSES = ClassTable(("forest", "water", "urban"))
 IMAGE = np.full((30, 40, 3), 90, dtype=np.uint8)
@@ -37,4 +37,4 @@ def test_a_gap_has_no_picture_and_masks_have_one():
 def test_the_key_of_colours_names_what_is_shown_and_nothing_else():
     mask = np.array([[2, IGNORE]], dtype=np.uint8)
     sheet = Sheet(["cam"], [SheetRow("a", ["forest"], IMAGE[:1, :2], [mask])])
-    assert sheet_classes(sheet, CLASSES) == {"forest", "urban"}
+    assert sheet_legend(sheet, CLASSES) == ["forest", "urban"]
