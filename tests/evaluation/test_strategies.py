@@ -22,6 +22,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
 from ctm.params import Params
 from ctm.pseudomasks.config import ExtractConfig
+from tests.evaluation.html_page import HtmlPage
 
 CPU = torch.device("cpu")
 INPUTS = InputSpec((32, 32), 15, 1e-4)
@@ -88,8 +89,7 @@ def test_the_sheet_shows_image_truth_and_every_recipe_of_some_samples(found: Str
 
 def test_the_page_stands_alone_and_marks_the_choice(found: Strategies, tiny_shards: ShardFolder):
     html = page(found, tiny_shards)
-    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
-    assert all(address.startswith("data:") for address in addresses)
+    HtmlPage(html).check_alone()
     assert html.count("data:image/jpeg") == 2 * 5
     assert re.search(
         rf'<tr class="chosen"><th scope="row">{re.escape(found.best)}<span class="tag">best label-free', html
