@@ -16,13 +16,11 @@ from components.steps import compare_runs, list_parts
 from ctm.params import Params
 from ctm.stage import Parts, Profile, Source, Stage
 from ctm.stages import JOINS, STAGES
+from pipelines.options import PipelineName
 from pipelines.profiles import ClusterProfile, apply, load_profile
-from pipelines.request import LAMBDA, LAMBDAS, PipelineName
+from pipelines.table8 import RUNS
 
-__all__ = ["PIPELINES", "TABLE_8", "build_pipeline", "compile_text", "generated_files"]
-
-TABLE_8 = [f"{LAMBDA}={value}" for value in LAMBDAS]
-"""The paper's sweep over lambda."""
+__all__ = ["PIPELINES", "build_pipeline", "compile_text", "generated_files"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ PIPELINES: dict[PipelineName, Plan] = {
     "ctm_sweep": Plan(
         "The pipeline ctm once for each override, on the same shards, with one report that compares them.",
         add_sweep,
-        (Parameter("overrides", list, "One section.name=value a run; the default is the paper's Table 8.", TABLE_8),),
+        (Parameter("overrides", list, "One section.name=value a run; the default is the paper's Table 8.", RUNS),),
     ),
 }
 

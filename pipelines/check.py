@@ -12,11 +12,12 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec, PlatformSpec
 
-__all__ = ["LOADER", "check_image", "check_package"]
+from pipelines.images import check_image
+
+__all__ = ["LOADER", "check_package"]
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Ten times as fast, where there is one."""
-DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 SUFFIXES = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -52,18 +53,6 @@ def check_package(text: str, *, allow_tags: bool) -> list[str]:
     except (ParseError, TypeError) as error:
         return [f"package: no PipelineSpec with or without a PlatformSpec ({' '.join(str(error).split())}); see there"]
     return sorted({*package.graph(), *package.containers(allow_tags=allow_tags), *package.platform()})
-
-
-def check_image(reference: str, *, allow_tags: bool) -> str | None:
-    """What is wrong with the name of an image; None if nothing is.
-
-    A tag can be moved to other contents, and Kubeflow would serve the old results from its cache.
-    """
-    if reference.split() != [reference]:
-        return f"{reference!r} is no image; name one as registry/name@sha256:<64 digits>"
-    if allow_tags or DIGEST.fullmatch(reference):
-        return None
-    return f"image {reference!r} is named by tag; name it by digest (…@sha256:<64 digits>) or allow tags"
 
 
 class Package:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctm.evaluation.comparison import Row
-from pipelines.request import LAMBDA
+from pipelines.table8 import LAMBDA
 
 __all__ = [
     "PRUNING",

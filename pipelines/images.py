@@ -1,14 +1,16 @@
-"""Which container image each stage runs in, as given with ``--image``."""
+"""Container images: which each stage runs in, as given with ``--image``, and whether a name says its contents."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from ctm.stage import Profile
-from pipelines.check import check_image
 from pipelines.errors import PipelineError
 
-__all__ = ["choose_images", "image_digest"]
+__all__ = ["check_image", "choose_images"]
+
+DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 
 
 def choose_images(given: Iterable[str], profiles: Mapping[str, Profile], *, allow_tags: bool = False) -> dict[str, str]:
@@ -38,9 +40,16 @@ def choose_images(given: Iterable[str], profiles: Mapping[str, Profile], *, allo
     return chosen
 
 
-def image_digest(reference: str) -> str | None:
-    """The ``sha256:…`` of an image that is named by digest; None for a tag."""
-    return reference.partition("@")[2] or None
+def check_image(reference: str, *, allow_tags: bool) -> str | None:
+    """What is wrong with the name of an image; None if nothing is.
+
+    A tag can be moved to other contents, and Kubeflow would serve the old results from its cache.
+    """
+    if reference.split() != [reference]:
+        return f"{reference!r} is no image; name one as registry/name@sha256:<64 digits>"
+    if allow_tags or DIGEST.fullmatch(reference):
+        return None
+    return f"image {reference!r} is named by tag; name it by digest (…@sha256:<64 digits>) or allow tags"
 
 
 def _split(option: str) -> tuple[str, str]:

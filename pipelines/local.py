@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,12 @@ from ctm.stages import STAGES
 from pipelines.errors import PipelineError
 from pipelines.local_outputs import check_outputs, collect_outputs
 from pipelines.local_runner import Execution, docker_runner
-from pipelines.provenance import raw_data_digests
-from pipelines.request import PipelineName
+from pipelines.options import PipelineName
+from pipelines.raw_data import raw_data_digests
 
 __all__ = ["Place", "run_local", "run_pipeline_here"]
+
+logger = logging.getLogger("ctm.pipelines.local")  # below `ctm`, whose log the command line shows
 
 IMAGE_PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(?P<name>\w+)'\]\}\}")
 """An image that is a parameter of the pipeline, as kfp compiles it; its local runner does not fill it in."""
@@ -170,8 +172,7 @@ def run_local(package: str, *, arguments: Mapping[str, Any], place: Place) -> li
     _set_retries(spec, place.retries)
     place.make_folders()
     component = components.load_component_from_text(yaml.safe_dump_all([spec, *platform]))
-    with docker_runner(place.pipeline_root, **place.container_arguments()) as executions, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no effect in the current local runner")  # limits of the cluster
+    with docker_runner(place.pipeline_root, **place.container_arguments()) as executions:
         try:
             component(**given)
         except (RuntimeError, ValueError) as error:  # kfp says that a task failed, or has no input, and not why
@@ -223,6 +224,7 @@ def _image_id(client: Any, image: str) -> str:
     except ImageNotFound:
         if "/" not in image:
             raise PipelineError(f"the Docker engine has no image {image}: build it with `make images`.") from None
+    logger.info("pulling %s", image)
     try:
         return str(client.images.pull(image).id)
     except (APIError, ImageNotFound) as error:

@@ -84,8 +84,8 @@ def docker_runner(pipeline_root: Path, **arguments: Any) -> Iterator[list[Execut
         loops = tuple(map(int, ITERATION.findall(pipeline_resource_name)))
         here.execution = Execution(task_resource_name, loops, folder / str(earlier + 1))
         executions.append(here.execution)
-        if earlier:
-            logger.info("%s | starts again, after %d failures", here.execution.name, earlier)
+        after = f" again, after {earlier} failures" if earlier else ""
+        logger.info("%s | starts%s", here.execution.name, after)
         return str(here.execution.folder)
 
     class Handler:

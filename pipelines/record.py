@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.storage import Tree, open_tree
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
-from pipelines.provenance import dvc
 from pipelines.server import Server
+from pipelines.working_tree import dvc
 
 __all__ = ["Record", "comparison", "fetch", "find_run", "track"]
+
+logger = logging.getLogger("ctm.pipelines.record")  # below `ctm`, whose log the command line shows
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 """Where Kubeflow Pipelines keeps artifacts unless it was told another place."""
@@ -183,6 +186,7 @@ def _download(manifest: Mapping[str, Any], target: Path) -> None:
     except (KeyError, TypeError):
         raise PipelineError(f"the manifest of {TASK} names no {MODEL}: it is not one of this pipeline.") from None
     tree = _open(_uri(path))
+    logger.info("bringing the %s from %s", MODEL, tree.uri)
     for name in _files(tree, f"the {MODEL} that was evaluated is no longer in {tree.uri}: {NO_CACHE}."):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(tree.read(name))

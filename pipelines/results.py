@@ -14,8 +14,8 @@ from ctm.evaluation.comparison import Column, Row, curve_svg
 from ctm.runtime.outputs import write_text
 from pipelines.experiments import SEED, Experiment, closes_heads, grouped, rows, varied
 from pipelines.portable import portable
-from pipelines.provenance import git
 from pipelines.results_page import Origin, results_page
+from pipelines.working_tree import git
 
 __all__ = ["FOLDER", "origin_of", "write_results"]
 

@@ -12,7 +12,7 @@ from ctm.evaluation.style import NONE, value
 from ctm.evaluation.summary import figure
 from pipelines.experiments import SEED, Experiment, grouped, last_error, rows, shared_values, varied, word
 from pipelines.portable import portable
-from pipelines.request import LAMBDA
+from pipelines.table8 import LAMBDA
 
 __all__ = ["Origin", "results_page"]
 

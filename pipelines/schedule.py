@@ -25,6 +25,11 @@ RANGES = {
     "day of week": (0, 6),
 }
 
+NAMES = {
+    "month": ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    "day of week": ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+}
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -51,18 +56,18 @@ def cron_fields(text: str) -> str:
     fields = ["0", *fields] if len(fields) == 5 else fields
     for field, (name, (low, high)) in zip(fields, RANGES.items(), strict=True):
         values = [int(number) for number in re.findall(r"(?<!/)\b\d+", field)]
-        if not FIELD.fullmatch(field) or not all(low <= value <= high for value in values):
+        known = {word.upper() for word in re.findall("[A-Za-z]+", field)} <= set(NAMES.get(name, ()))
+        if not (FIELD.fullmatch(field) and known and all(low <= value <= high for value in values)):
             raise PipelineError(f"--cron {text!r}: {field!r} is no {name}; numbers go from {low} to {high}.")
     return " ".join(fields)
 
 
 def create(server: Server, job: Job, *, cron: str, experiment: str) -> str:
-    """Makes a schedule; its id.
+    """Makes a schedule at times that ``cron_fields`` has read; its id.
 
     Raises:
-        PipelineError: there is one of that name, the cron is wrong, or the server refuses.
+        PipelineError: there is one of that name, or the server refuses.
     """
-    cron = cron_fields(cron)
     if _named(server, job.name, experiment):
         raise PipelineError(f"there is a schedule {job.name!r} already: use `schedule replace`, or another --name.")
     return _create(server, job, cron=cron, experiment=experiment)
@@ -72,9 +77,8 @@ def replace(server: Server, job: Job, *, cron: str, experiment: str) -> str:
     """Makes a schedule and then deletes those that had its name, so that there is none at no time; its id.
 
     Raises:
-        PipelineError: the cron is wrong or the server refuses; what was there stays. Or an old one cannot be deleted.
+        PipelineError: the server refuses, and what was there stays; or an old one cannot be deleted.
     """
-    cron = cron_fields(cron)
     old = _named(server, job.name, experiment)
     new = _create(server, job, cron=cron, experiment=experiment)
     for schedule in old:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,16 +19,20 @@ from ctm.params import Params, load_params
 from ctm.runtime.storage import is_remote
 from ctm.stage import Source
 from ctm.stages import STAGES
-from pipelines.build import TABLE_8, compile_text
+from pipelines.build import compile_text
 from pipelines.check import LOADER, check_package
 from pipelines.errors import PipelineError
-from pipelines.images import choose_images, image_digest
+from pipelines.images import choose_images
 from pipelines.profiles import load_profile
-from pipelines.provenance import Revision, check_pushed, cluster_path, git_revision, raw_data_digest
+from pipelines.raw_data import check_pushed, cluster_path, raw_data_digest
 from pipelines.request import Request
 from pipelines.server import Server
+from pipelines.table8 import RUNS
+from pipelines.working_tree import Revision, git_revision
 
-__all__ = ["Job", "prepare", "submit", "task_names"]
+__all__ = ["Job", "prepare", "submit_job", "task_names"]
+
+logger = logging.getLogger("ctm.pipelines.submit")  # below `ctm`, whose log the command line shows
 
 LABEL_LENGTH = 63
 """Characters that Kubernetes takes for the value of a label."""
@@ -62,13 +67,13 @@ class Origin:
     revision: Revision
     raw_data: str
     code: str
-    images: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str]
 
     @property
     def labels(self) -> dict[str, str]:
         """Labels of the pods: the values shortened to what Kubernetes takes, the manifests have them whole."""
         values = {"git": self.revision.commit, "raw-data": self.raw_data, "code": self.code}
-        values |= {f"image-{name.replace('_', '-')}": image_digest(ref) or ref for name, ref in self.images.items()}
+        values |= {f"image-{name.replace('_', '-')}": ref.partition("@")[2] or ref for name, ref in self.images.items()}
         return {f"ctm/{name}": text for name, value in values.items() if (text := _label(value))}
 
     @property
@@ -85,8 +90,13 @@ class Origin:
         return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
 
-def prepare(request: Request) -> Job:
+def prepare(request: Request, *, name: str | None = None, scheduled: bool = False) -> Job:
     """Checks all that is asked for, compiles the package for the profile, and gathers its arguments.
+
+    Args:
+        request: what is asked for.
+        name: what the run is called; None: made from data, revision and time.
+        scheduled: the run will be repeated, on data that are not known yet.
 
     Raises:
         PipelineError: the tree has uncommitted changes, the data are not pushed or out of the cluster's reach, an image
@@ -103,18 +113,20 @@ def prepare(request: Request) -> Job:
     raw = cluster_path(params.dataset.root, request.raw)
     _check_places(request, params)
     if not request.allow_unpushed:
+        logger.info("asking DVC's remote for the raw data")
         check_pushed(params.dataset.root)
     raw_data = request.raw_hash or ""
-    if not raw_data and not request.scheduled:
+    if not raw_data and not scheduled:
         raw_data = raw_data_digest(raw, params.dataset.root)
+    logger.info("compiling %s for profile %s", request.pipeline, request.profile)
     origin = Origin(revision, raw_data, package_digest(), images)
     text = compile_text(request.pipeline, params, profile, labels=origin.labels)
     if problems := check_package(text, allow_tags=request.allow_tags):
         raise PipelineError(f"the pipeline compiled for profile {request.profile} has faults:\n" + "\n".join(problems))
     package = _package(text)
-    _set_caching(package, uncached=_uncached(request))
+    _set_caching(package, uncached=_uncached(request, scheduled=scheduled))
     return Job(
-        name=request.run_name or _run_name(params, revision),
+        name=name or _run_name(params, revision),
         description=f"{request.pipeline}, profile {request.profile}\n{origin.lines}",
         package=package,
         arguments=_arguments(request, params, package, raw=raw, origin=origin),
@@ -122,12 +134,13 @@ def prepare(request: Request) -> Job:
     )
 
 
-def submit(server: Server, job: Job, *, experiment: str) -> str:
+def submit_job(server: Server, job: Job, *, experiment: str) -> str:
     """Starts a run; its id.
 
     Raises:
         PipelineError: the server refuses.
     """
+    logger.info("submitting to %s", server.host)
     experiment_id = server.experiment(experiment)
     run = kfp_server_api.V2beta1Run(experiment_id=experiment_id, **job.fields)
     with server.errors():  # the client's own create_run_from_pipeline_package knows no description
@@ -152,7 +165,7 @@ def _tasks(package: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from component.get("dag", {}).get("tasks", {}).items()
 
 
-def _uncached(request: Request) -> set[str] | None:
+def _uncached(request: Request, *, scheduled: bool) -> set[str] | None:
     """The tasks that must run; None: all.
 
     The evaluation always does: `record` finds a run by what that has left in the run's own folder.
@@ -162,7 +175,7 @@ def _uncached(request: Request) -> set[str] | None:
     if not request.cache:
         return None
     readers = [s.command for s in STAGES.values() if any(isinstance(i, Source) for i in s.inputs.values())]
-    return {STAGES["evaluate"].command, *(readers if request.scheduled else ())}
+    return {STAGES["evaluate"].command, *(readers if scheduled else ())}
 
 
 def _set_caching(package: Mapping[str, Any], *, uncached: set[str] | None) -> None:
@@ -192,7 +205,7 @@ def _arguments(
 def _check_runs(request: Request) -> None:
     """Refuses runs of a sweep, those that it has by default too, that cannot run or would compute the same."""
     first = next(iter(STAGES.values()))
-    default = TABLE_8 if request.pipeline == "ctm_sweep" else ()
+    default = RUNS if request.pipeline == "ctm_sweep" else ()
     for run in request.runs or default:
         load_params(request.params, [*request.overrides, run])
         if run.partition(".")[0].strip() in first.config.model_fields:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ctm.evaluation.comparison import Column, compare_runs, comparison_page
-from ctm.params import Params, load_params
+from ctm.params import load_params
 from ctm.runtime.outputs import write_text
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
-from pipelines.experiments import SEED, UNCHANGED, Experiment, closes_heads, last_error, rows
-from pipelines.provenance import dvc, dvc_file, error_text, git
-from pipelines.request import LAMBDA, LAMBDAS
+from pipelines.experiments import SEED, Experiment, closes_heads, last_error, rows
+from pipelines.grids import check_grids
+from pipelines.raw_data import dvc_file
+from pipelines.working_tree import dvc, dvc_error, git, start_dvc
 
 __all__ = [
-    "TABLE_8",
-    "check_grid",
-    "check_grids",
     "collect",
     "failures",
     "queue",
@@ -34,14 +32,15 @@ __all__ = [
     "write_comparison",
 ]
 
-TABLE_8 = f"{LAMBDA}={','.join(LAMBDAS)}"
-"""The sweep of the paper's Table 8."""
+logger = logging.getLogger("ctm.pipelines.sweep")  # below `ctm`, whose log the command line shows
 
 PREFIX, TIME = "sweep-", "%Y%m%d-%H%M%S"
 """A sweep is called after the time, in UTC, at which it was queued."""
 
-LIST = "[](){}'\""
-"""Signs of a value that is more than a plain word, in which a comma need not separate values."""
+START_SECONDS = 120
+"""How long DVC's queue may take to start the first experiment; on a busy machine it needs some ten seconds."""
+
+WORKER_LOG = ".dvc/tmp/exps/celery/dvc-exp-worker-1.out"
 
 
 def queue(
@@ -76,57 +75,14 @@ def queue(
     sweep = f"{PREFIX}{datetime.now(UTC):{TIME}}"
     copied = [*copy, *_untracked(load_params(params, settings).dataset.root)]
     options = [word for path in copied for word in ("--copy-paths", str(path))]
+    logger.info("queueing with DVC")
     for number, grid in enumerate(grids, start=1):
         name = sweep if len(grids) == 1 else f"{sweep}-{number}"
         changes = [word for text in (*settings, *grid, *seeded) for word in ("--set-param", f"{params}:{text}")]
-        done = _dvc("exp", "run", "--queue", "--name", name, *options, *changes, capture=True)
+        done = dvc("exp", "run", "--queue", "--name", name, *options, *changes, **_environment())
         if done.returncode:
-            raise PipelineError(f"DVC cannot queue the sweep: {error_text(done.stderr)}")
+            raise PipelineError(f"DVC cannot queue the sweep: {dvc_error(done.stderr)}")
     return sweep
-
-
-def check_grids(grids: Sequence[Sequence[str]], settings: Sequence[str], params: Path) -> None:
-    """Reads the parameters of every combination of several grids, and refuses two that come to the same.
-
-    Arguments and errors are those of ``check_grid``; a grid with values that are more than plain words is only read.
-    """
-    seen: dict[str, str] = {}
-    for grid in grids:
-        combinations = check_grid(grid, settings, params)
-        if not all(map(_singles, grid)):
-            continue  # values that only DVC takes apart: the combinations are not what will run
-        for words, read in combinations:
-            text = read.model_dump_json()
-            if text in seen:
-                raise PipelineError(
-                    f"the runs {seen[text] or UNCHANGED!r} and {words or UNCHANGED!r} have the same parameters: leave "
-                    "one of them out."
-                )
-            seen[text] = words
-
-
-def check_grid(grid: Sequence[str], settings: Sequence[str], params: Path) -> list[tuple[str, Params]]:
-    """Reads the parameters of every combination of a grid, but for values that are more than plain words.
-
-    Args:
-        grid: texts ``section.name=value,value,…``.
-        settings: overrides of all combinations.
-        params: the parameter file.
-
-    Returns:
-        Each combination in words, and its parameters.
-
-    Raises:
-        ParamsError: a name or a value is wrong.
-        PipelineError: a text is of another form, or a name is given twice.
-    """
-    names = [text.partition("=")[0] for text in (*grid, *settings)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise PipelineError(f"{', '.join(twice)} is given more than once: give all its values in one place.")
-    return [
-        (" ".join(combination), load_params(params, [*settings, *combination]))
-        for combination in product(*filter(None, map(_singles, grid)))
-    ]
 
 
 def started(sweep: str) -> datetime:
@@ -141,12 +97,28 @@ def started(sweep: str) -> datetime:
         raise PipelineError(f"{sweep} is no name of a sweep: they look like {PREFIX}20260131-235959.") from None
 
 
-def run_queued(*, jobs: int) -> None:
+def run_queued(sweep: str, *, jobs: int) -> None:
     """Runs all that is in DVC's queue, ``jobs`` at a time, and returns when it has ended; its logs are shown.
 
     Whether an experiment has failed is not to be seen from DVC's exit code: ``collect`` tells.
+
+    Raises:
+        PipelineError: nothing of the sweep has started; DVC itself would wait for ever.
     """
-    _dvc("exp", "run", "--run-all", "--jobs", str(jobs))
+    running = start_dvc("exp", "run", "--run-all", "--jobs", str(jobs), **_environment())
+    try:
+        running.wait(timeout=START_SECONDS)
+    except subprocess.TimeoutExpired:
+        if not _has_started(sweep):
+            raise PipelineError(
+                f"DVC has started no experiment of {sweep} in {START_SECONDS} s: the worker of its queue does not run. "
+                f"{WORKER_LOG} has what it said. `dvc queue start` starts it again and `ctm-pipeline sweep --collect "
+                f"{sweep}` compares the runs; `dvc queue remove --queued` empties the queue."
+            ) from None
+        running.wait()
+    finally:
+        if running.poll() is None:
+            running.terminate()
 
 
 def collect(sweep: str) -> list[Experiment]:
@@ -155,9 +127,9 @@ def collect(sweep: str) -> list[Experiment]:
     Raises:
         PipelineError: DVC knows none of that name, or cannot list them.
     """
-    done = _dvc("exp", "show", "--json", capture=True)
+    done = dvc("exp", "show", "--json", **_environment())
     if done.returncode:
-        raise PipelineError(f"DVC cannot list the experiments: {error_text(done.stderr)}")
+        raise PipelineError(f"DVC cannot list the experiments: {dvc_error(done.stderr)}")
     commits = json.loads(done.stdout)
     listed = [(entry, commit["rev"]) for commit in commits for entry in commit["experiments"] or () if entry["revs"]]
     found = {_place(sweep, entry["revs"][0]["name"] or ""): (entry, base) for entry, base in listed}
@@ -186,14 +158,6 @@ def failures(experiments: Iterable[Experiment]) -> list[str]:
         for experiment in experiments
         if experiment.state != "success"
     ]
-
-
-def _singles(text: str) -> list[str]:
-    """The overrides of ``name=value,value``, one for each value; none where the commas may mean something else."""
-    name, equals, values = text.partition("=")
-    if not equals or not name or not values:
-        raise PipelineError(f"{text}: expected section.name=value,value, such as {TABLE_8}.")
-    return [] if set(LIST) & set(values) else [f"{name}={value}" for value in values.split(",")]
 
 
 def _untracked(root: str) -> list[Path]:
@@ -249,12 +213,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _dvc(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    """Runs DVC so that the commands of an experiment find this installation's programs and their own copy's code.
+def _has_started(sweep: str) -> bool:
+    """Whether anything runs, or something of the sweep has run, as the table of ``dvc queue status`` says."""
+    rows = [line.split() for line in dvc("queue", "status", **_environment()).stdout.splitlines() if line.strip()]
+    return any(row[-1] == "Running" or (sweep in " ".join(row) and row[-1] != "Queued") for row in rows)
+
+
+def _environment() -> dict[str, str]:
+    """With it the commands of an experiment find this installation's programs and their own copy's code.
 
     ctm is installed as a link to this tree. Without "." on the path an experiment would import it from here, and not
     from its copy, whose files DVC has looked at: what is edited while the queue runs would get into the results.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    code = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
-    return dvc(*arguments, capture=capture, PATH=path, PYTHONPATH=code)
+    return {"PATH": path, "PYTHONPATH": os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -15,7 +15,7 @@ from ctm.stage import Output, Source, Stage
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
 from pipelines.profiles import TrainJobProfile
-from pipelines.provenance import cluster_path
+from pipelines.raw_data import cluster_path
 
 __all__ = ["make_trainjob", "stage_named", "trainjob_text"]
 

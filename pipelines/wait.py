@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError
 from pipelines.errors import PipelineError
 from pipelines.server import Server
 
-__all__ = ["wait"]
+__all__ = ["wait_for"]
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
@@ -20,13 +20,13 @@ PATIENCE = 5
 """So many questions in a row may stay without an answer: runs last for hours, and servers are updated meanwhile."""
 
 
-def wait(
+def wait_for(
     server: Server,
     run_id: str,
     *,
     tasks: Collection[str],
     tell: Callable[[str], None],
-    poll: float = 10.0,
+    poll: float,
     timeout: float | None = None,
 ) -> None:
     """Returns when the run has succeeded; ``tell`` gets a line whenever the state of a task changes.

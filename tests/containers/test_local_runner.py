@@ -96,7 +96,7 @@ def test_a_failure_is_told_in_the_containers_own_words(engine, place, script, sa
 
 def test_what_a_container_writes_goes_to_the_log_under_its_name(engine, place, log, capsys):
     run_local(script_package(run, "echo hello; printf '50%%\\r100%%\\r'; echo done"), arguments={}, place=place)
-    assert log == ["run | hello", "run | done"]
+    assert log == ["run | starts", "run | hello", "run | done"]
     assert capsys.readouterr().out == ""
 
 
@@ -146,7 +146,7 @@ def test_a_task_that_is_started_again_gets_a_new_folder_and_finds_its_checkpoint
     )
     package = script_package(measure, f'mkdir -p "$(dirname $0)"; {script}')
     (done,) = run_local(package, arguments={}, place=replace(place, retries=1))
-    assert log == ["measure | starts again, after 1 failures"]
+    assert log == ["measure | starts", "measure | starts again, after 1 failures"]
     first, second = sorted(done.folder.parent.iterdir())
     assert done.folder == second
     assert (first / "metrics").read_text() == "half\n"

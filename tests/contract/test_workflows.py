@@ -184,7 +184,7 @@ def test_targets_of_make_exist(script: str, repository: Path):
 def test_data_are_looked_at_where_runs_leave_their_manifests():
     from ctm.execute import manifest_path
     from ctm.stages import STAGES
-    from pipelines.new_data import RECORDED
+    from pipelines.raw_data import RECORDED
 
     recorded = {*RECORDED, manifest_path(STAGES["preprocess"].metrics)}
     found = re.findall(r"--recorded ([\w./]+)", step("look", "Are there new data?")["run"])

@@ -13,10 +13,11 @@ from components.factory import struct_default
 from ctm.params import Params, load_preset
 from ctm.stage import Parts, Ref, Source
 from ctm.stages import JOINS, STAGES
-from pipelines.build import PIPELINES, TABLE_8, build_pipeline, compile_text
+from pipelines.build import PIPELINES, build_pipeline, compile_text
 from pipelines.check import check_package
+from pipelines.options import PipelineName
 from pipelines.profiles import ClusterProfile, load_profile
-from pipelines.request import PipelineName
+from pipelines.table8 import RUNS
 
 LOOP = "comp-for-loop-1"
 
@@ -127,7 +128,7 @@ def test_the_parameters_are_explained_and_have_the_defaults_of_params_yaml(
     assert values["raw"] == params.dataset.root
     assert (values["raw_data"], values["code"], values["checkpoints"]) == ("", "", "/checkpoints")
     assert values.get("parts") == (4 if kind == "ctm_fanout" else None)
-    assert values.get("overrides") == (TABLE_8 if kind == "ctm_sweep" else None)
+    assert values.get("overrides") == (RUNS if kind == "ctm_sweep" else None)
 
 
 def test_the_fan_out_runs_the_divisible_stage_once_for_each_part(compiled: dict[str, Any]):
@@ -190,7 +191,7 @@ def test_the_sweep_ends_in_a_comparison_that_is_never_taken_from_the_cache(compi
 
 
 def test_table_8_is_a_list_of_overrides_that_the_parameters_take():
-    weights = [load_preset("demo", [override]).train_classifier.pruning_weight for override in TABLE_8]
+    weights = [load_preset("demo", [override]).train_classifier.pruning_weight for override in RUNS]
     assert weights == [0, 0.001, 0.01, 0.1]
 
 

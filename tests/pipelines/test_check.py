@@ -11,7 +11,8 @@ import yaml
 
 from ctm.params import load_preset
 from pipelines.build import compile_text
-from pipelines.check import check_image, check_package
+from pipelines.check import check_package
+from pipelines.images import check_image
 from pipelines.profiles import load_profile
 
 CONTAINER = ("deploymentSpec", "executors", "exec-train-classifier", "container")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.experiments import Experiment, closes_heads, grouped, rows, shared_values
-from pipelines.request import LAMBDA
+from pipelines.table8 import LAMBDA
 
 
 def experiment(name: str, *, state: str = "success", **params: Any) -> Experiment:

@@ -17,8 +17,8 @@ from ctm.stages import STAGES
 from pipelines.build import PIPELINES, compile_text
 from pipelines.check import check_package
 from pipelines.errors import PipelineError
+from pipelines.options import PipelineName
 from pipelines.profiles import PROFILES, load_profile, load_trainjob
-from pipelines.request import PipelineName
 
 CLUSTERS = list(yaml.safe_load(PROFILES.read_text(encoding="utf-8"))["clusters"])
 GPU_STAGES = [name for name, stage in STAGES.items() if stage.profile is Profile.GPU]

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from ctm.runtime.digest import digest_artifact
-from pipelines.new_data import has_changed
-from pipelines.provenance import raw_data_digests
+from pipelines.raw_data import has_changed, raw_data_digests
 from pipelines.record import Record, comparison, fetch, find_run
 from pipelines.server import Server
 from tests.pipelines.conftest import Tree

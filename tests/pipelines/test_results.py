@@ -12,9 +12,9 @@ import pytest
 
 from ctm.evaluation.comparison import column, columns_of
 from pipelines.experiments import Experiment
-from pipelines.request import LAMBDA
 from pipelines.results import origin_of, write_results
 from pipelines.results_page import Origin
+from pipelines.table8 import LAMBDA
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SUPERVISION = "train_segmenter.supervision"

@@ -22,7 +22,7 @@ from tests.pipelines.kubeflow_server import KubeflowServer, names
 
 CRON = ("--cron", "0 3 * * 1")
 RAW = ("--image", IMAGE, "--raw", "/mnt/demo", "--allow-unpushed")
-WHEN = {"cron": "0 3 * * 1", "experiment": "ctm"}
+WHEN = {"cron": "0 0 3 * * 1", "experiment": "ctm"}
 SCHEDULES = "/apis/v2beta1/recurringruns"
 
 
@@ -47,6 +47,8 @@ def test_the_usual_five_fields_get_the_seconds_before_them(given: str, taken: st
         ("0 25 * * 1", "'25' is no hour; numbers go from 0 to 23"),
         ("0 3 0 * *", "'0' is no day of month; numbers go from 1 to 31"),
         ("0 3 * * 1;2", "'1;2' is no day of week"),
+        ("0 3 * * MOO", "'MOO' is no day of week"),
+        ("0 MON * * *", "'MON' is no hour"),
     ],
 )
 def test_cron_that_is_none_is_refused(given: str, message: str):
@@ -98,7 +100,7 @@ def job(template: Tree) -> Job:
     before = Path.cwd()
     try:
         os.chdir(template.root)
-        return prepare(Request(images=[IMAGE], raw="/mnt/demo", allow_unpushed=True, run_name="weekly", scheduled=True))
+        return prepare(Request([IMAGE], raw="/mnt/demo", allow_unpushed=True), name="weekly", scheduled=True)
     finally:
         os.chdir(before)
 

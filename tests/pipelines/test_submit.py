@@ -21,11 +21,11 @@ from ctm.stages import STAGES
 from pipelines.build import PIPELINES
 from pipelines.errors import PipelineError
 from pipelines.images import choose_images
-from pipelines.request import PipelineName, Request
+from pipelines.options import PipelineName
+from pipelines.request import Request
 from pipelines.server import Server
-from pipelines.submit import prepare
-from pipelines.submit import submit as submit_job
-from pipelines.wait import wait
+from pipelines.submit import prepare, submit_job
+from pipelines.wait import wait_for
 from tests.pipelines.conftest import DIGEST, IMAGE, Tree
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow_server
 from tests.seaweed import SeaweedServer
@@ -396,7 +396,9 @@ def follow(server: KubeflowServer, **settings: Any) -> list[str]:
     """What is told of a run that is waited for."""
     lines: list[str] = []
     tasks = [stage.command for stage in STAGES.values()]
-    wait(Server(server.host), server.add_run(display_name="r"), tasks=tasks, tell=lines.append, poll=0.01, **settings)
+    wait_for(
+        Server(server.host), server.add_run(display_name="r"), tasks=tasks, tell=lines.append, poll=0.01, **settings
+    )
     return lines
 
 
@@ -447,7 +449,7 @@ def test_an_error_of_the_server_is_shown_with_its_text(tree: Tree, server: Kubef
 
 
 def test_arguments_that_do_not_fit_the_package_are_refused_with_the_servers_text(tree: Tree, server: KubeflowServer):
-    job = prepare(Request(images=[IMAGE], raw="/mnt/demo", allow_unpushed=True))
+    job = prepare(Request([IMAGE], raw="/mnt/demo", allow_unpushed=True))
     with pytest.raises(PipelineError, match=r"answers 400 Bad Request: .*unknown parameters \['x'\]"):
         submit_job(Server(server.host), replace(job, arguments={**job.arguments, "x": 1}), experiment="e")
     nulls = {**job.arguments, "evaluate": {"evaluate": {"compare": None}}}

@@ -17,6 +17,7 @@ from ctm.errors import ParamsError
 from pipelines import sweep
 from pipelines.errors import PipelineError
 from pipelines.experiments import Experiment, rows
+from pipelines.grids import check_grids
 from tests.e2e.conftest import PROJECT, Checkout, make_checkout
 
 WEIGHT = "train_classifier.pruning_weight"
@@ -161,6 +162,26 @@ def params(tree: Checkout, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("params.yaml")
 
 
+NO_WORKER = """\
+import os, sys
+if "queue-worker" in sys.orig_argv:
+    print("no worker today", flush=True)
+    os._exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_queue_whose_worker_does_not_start_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tree = make_tree(tmp_path / "tree")
+    (tree.root / "sitecustomize.py").write_text(NO_WORKER, encoding="utf-8")
+    monkeypatch.chdir(tree.root)
+    monkeypatch.setattr(sweep, "START_SECONDS", 20)
+    name = sweep.queue([[f"{WEIGHT}=0.5"]], params=Path("params.yaml"))
+    with pytest.raises(PipelineError, match=f"DVC has started no experiment of {name} in 20 s: .* `dvc queue start`"):
+        sweep.run_queued(name, jobs=1)
+    assert (tree.root / sweep.WORKER_LOG).read_text(encoding="utf-8") == "no worker today\n"
+
+
 @pytest.mark.parametrize("text", ["train_classifier.pruning_wait=0,1", f"{WEIGHT}=0,x", f"{WEIGHT}=0,-1"])
 def test_a_wrong_name_or_value_is_refused_before_anything_is_queued(params: Path, tree: Checkout, text: str):
     with pytest.raises(ParamsError, match=r"train_classifier\.pruning"):
@@ -204,9 +225,9 @@ def test_seeds_and_settings_are_read_before_anything_is_queued(params: Path, tre
 
 def test_values_that_only_fit_together_are_read_together(params: Path):
     """Format endotect needs no masks, but its folds are refused with any other format."""
-    sweep.check_grid(["dataset.format=endotect", "dataset.folds=2,5"], [], params)
+    check_grids([["dataset.format=endotect", "dataset.folds=2,5"]], [], params)
     with pytest.raises(ParamsError, match="folds"):
-        sweep.check_grid(["dataset.folds=2,5"], [], params)
+        check_grids([["dataset.folds=2,5"]], [], params)
 
 
 def test_two_runs_of_the_same_parameters_are_refused(params: Path, tree: Checkout):
@@ -218,7 +239,7 @@ def test_two_runs_of_the_same_parameters_are_refused(params: Path, tree: Checkou
 
 
 def test_runs_that_differ_in_lists_are_not_taken_for_equal(params: Path):
-    sweep.check_grids([["evaluate.compare=[random],[attention]"], []], [], params)
+    check_grids([["evaluate.compare=[random],[attention]"], []], [], params)
 
 
 def test_the_name_of_a_sweep_says_when_it_was_queued():

@@ -1,14 +1,10 @@
-"""What a run is made from: the revision in git, the raw data under DVC or in S3, and whether both are kept safe."""
+"""The raw data of a run: where pods find them, what names their contents, and whether they are kept and new."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +12,20 @@ import yaml
 
 from ctm.runtime.storage import is_remote, listing_digest, open_tree
 from pipelines.errors import PipelineError
+from pipelines.working_tree import dvc, dvc_error
 
 __all__ = [
-    "Revision",
+    "RECORDED",
     "check_pushed",
     "cluster_path",
-    "dvc",
     "dvc_file",
-    "error_text",
-    "git",
-    "git_revision",
+    "has_changed",
     "raw_data_digest",
     "raw_data_digests",
 ]
 
-
-@dataclass(frozen=True)
-class Revision:
-    """The state of a git working tree.
-
-    Attributes:
-        commit: 40 hexadecimal digits; empty outside a repository.
-        changes: what ``git status`` lists as changed or new, one path a line.
-    """
-
-    commit: str
-    changes: tuple[str, ...] = ()
-
-    @property
-    def short(self) -> str:
-        """The first digits, with a mark if the tree is not what the commit says."""
-        return (self.commit[:7] or "nogit") + ("-dirty" if self.changes else "")
-
-
-def git_revision(*, allow_dirty: bool = False) -> Revision:
-    """The revision of the working tree that the command is called in.
-
-    Raises:
-        PipelineError: there is none, or it has uncommitted changes, and neither is allowed.
-    """
-    done = git("rev-parse", "HEAD")
-    if done.returncode:
-        if allow_dirty:
-            return Revision("")
-        raise PipelineError(
-            f"the working folder has no git revision ({_last_line(done.stderr)}), so that nobody could tell later what "
-            "ran: call this in a clone with a commit, or give --allow-dirty."
-        )
-    changes = tuple(git("status", "--porcelain").stdout.splitlines())
-    if changes and not allow_dirty:
-        shown = "".join(f"\n  {line}" for line in changes[:10])
-        more = f"\n  and {len(changes) - 10} more" if len(changes) > 10 else ""
-        raise PipelineError(
-            "the git tree has uncommitted changes, which no revision would name: commit or stash them, or give "
-            f"--allow-dirty.{shown}{more}"
-        )
-    return Revision(done.stdout.strip(), changes)
+RECORDED = (Path("models/preprocess.manifest.json"), Path("models/evaluate.manifest.json"))
+"""The manifests that `record` writes."""
 
 
 def cluster_path(root: str, given: str | None) -> str:
@@ -122,6 +76,28 @@ def raw_data_digests(place: str) -> list[str]:
     return known + ([listing_digest(open_tree(place))] if Path(place).is_dir() else [])
 
 
+def has_changed(root: str, recorded: Iterable[Path]) -> bool:
+    """Whether the data at ``root`` are others than those of a recorded run; true where nothing is recorded.
+
+    What counts is the digest that the run was submitted with, or else the one of the files that it found.
+
+    Args:
+        root: a folder or ``s3://bucket/prefix``.
+        recorded: manifests of the run; those that are not there are left out.
+
+    Raises:
+        PipelineError: nothing is known of the data here, or a manifest cannot be read.
+        StorageError: the place cannot be listed.
+    """
+    before = {digest for file in recorded if file.is_file() for digest in _digests(file)}
+    if not before:
+        return True
+    now = raw_data_digests(root)
+    if not now:
+        raise PipelineError(f"nothing is known of the data in {root}: there is no such folder, and no {root}.dvc.")
+    return not before & set(now)
+
+
 def check_pushed(root: str) -> None:
     """Checks that raw data under DVC are as they were added, and are in the remote; other data pass.
 
@@ -146,19 +122,16 @@ def dvc_file(root: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs git in the working folder, whatever the outcome."""
+def _digests(file: Path) -> list[str]:
+    """The digests of the raw data that a manifest names."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(arguments, 127, "", "git is not installed")
-
-
-def dvc(*arguments: str, capture: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs DVC in the working folder, whatever the outcome; ``environment`` is added to this process's own."""
-    known = {**os.environ, "DVC_NO_ANALYTICS": "1", **environment}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, env=known, capture_output=capture, text=True, check=False)
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        label = manifest.get("labels", {}).get("raw_data")
+        listing = manifest.get("inputs", {}).get("raw", {}).get("sha256")
+    except (ValueError, AttributeError) as error:
+        raise PipelineError(f"{file} is no manifest: {error}") from None
+    # The listing knows names and sizes only: beside a label it would hide that the contents are others.
+    return [digest for digest in [label or listing] if digest]
 
 
 def _dvc_status(file: Path, *options: str) -> str:
@@ -166,7 +139,7 @@ def _dvc_status(file: Path, *options: str) -> str:
     done = dvc("status", "--json", *options, str(file))
     if done.returncode:
         raise PipelineError(
-            f"DVC cannot tell whether {file.with_suffix('')} is in its remote: {error_text(done.stderr)}. Set one up "
+            f"DVC cannot tell whether {file.with_suffix('')} is in its remote: {dvc_error(done.stderr)}. Set one up "
             "with `dvc remote add -d NAME URL` and `dvc push`, or give --allow-unpushed."
         )
     found: dict[str, Any] = json.loads(done.stdout)
@@ -187,14 +160,3 @@ def _dvc_outs(root: str) -> list[Mapping[str, Any]]:
         return []
     document = yaml.safe_load(file.read_text(encoding="utf-8"))
     return list((document or {}).get("outs") or [])
-
-
-def error_text(stderr: str) -> str:
-    """What DVC found wrong, out of all that it wrote."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    first = next((number for number, line in enumerate(lines) if line.startswith("ERROR:")), 0)
-    return " ".join(lines[first:]).removeprefix("ERROR: ").rstrip(".") or "no text"
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no text")

@@ -1,0 +1,44 @@
+"""``ctm-pipeline run-local``: a compiled pipeline on this machine's Docker engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctm.params import load_params
+from ctm.stages import STAGES
+from pipelines.options import Overrides, ParamsFile, Parts, Pipeline
+
+__all__ = ["run_local"]
+
+PLACE = Path(".ctm/kfp-local")
+
+
+def run_local(
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    pipeline: Pipeline = "ctm",
+    images: Annotated[
+        list[str], typer.Option("--image", metavar="REF", help="As for submit; left out: those of `make images`.")
+    ] = [],  # noqa: B006
+    parts: Parts = None,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for what the stages write.")] = PLACE
+    / "output",
+    checkpoints: Annotated[
+        Path, typer.Option("--checkpoints", metavar="DIR", help="Folder for the state of unfinished runs.")
+    ] = PLACE / "checkpoints",
+) -> None:
+    """Run a pipeline on this machine's Docker, every stage in its container."""
+    from components.factory import IMAGES
+    from pipelines.images import choose_images
+    from pipelines.local import run_pipeline_here
+
+    ours = [f"{profile}={image}" for profile, image in IMAGES.items()]
+    needs = {name: stage.profile for name, stage in STAGES.items()}
+    chosen = choose_images([*ours, *images], needs, allow_tags=True)
+    given = {} if parts is None else {"parts": parts}
+    loaded = load_params(params, overrides)
+    report = run_pipeline_here(pipeline, loaded, output=output, images=chosen, checkpoints=checkpoints, **given)
+    typer.echo(f"report: {report}")

@@ -1,0 +1,47 @@
+"""``ctm-pipeline trainjob``: a stage as a TrainJob of Kubeflow Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctm.params import load_params
+from ctm.runtime.outputs import write_text
+from pipelines.options import AllowTags, Overrides, ParamsFile, ProfilesFile, Raw
+
+__all__ = ["trainjob"]
+
+
+def trainjob(
+    stage: Annotated[str, typer.Argument(help="The stage, such as train-classifier.")],
+    image: Annotated[str, typer.Option("--image", metavar="REF", help="Image by digest.")],
+    params: ParamsFile = Path("params.yaml"),
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    raw: Raw = None,
+    profiles: ProfilesFile = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the job; left out: ctm-STAGE.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="File to write; left out: printed.")
+    ] = None,
+    allow_tags: AllowTags = False,
+) -> None:
+    """Print a stage as a TrainJob of Kubeflow Trainer v2, for several processes or nodes."""
+    from pipelines.images import choose_images
+    from pipelines.profiles import load_trainjob
+    from pipelines.trainjob import make_trainjob, stage_named, trainjob_text
+
+    chosen = stage_named(stage)
+    reference = choose_images([image], {chosen.name: chosen.profile}, allow_tags=allow_tags)[chosen.name]
+    job = make_trainjob(
+        chosen, load_params(params, overrides), load_trainjob(profiles), image=reference, raw=raw, name=name
+    )
+    text = trainjob_text(chosen, job)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(f"wrote {output}")
