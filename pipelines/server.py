@@ -7,12 +7,12 @@ import io
 import json
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import kfp
 from kfp_server_api.exceptions import ApiException
+from kfp_server_api.rest import RESTClientObject
 from urllib3.exceptions import HTTPError
 
 from pipelines.errors import PipelineError
@@ -24,6 +24,9 @@ TOKEN = "KUBEFLOW_TOKEN"
 
 PAGE = 100
 """Objects asked for at a time."""
+
+TIMEOUT = (10, 60)
+"""Seconds to connect, and to wait for an answer; kfp's client waits for ever."""
 
 
 class Server:
@@ -41,7 +44,7 @@ class Server:
         Raises:
             PipelineError: the server cannot be reached, refuses, is no Kubeflow Pipelines, or needs a namespace.
         """
-        self.host = host.rstrip("/")
+        self.host = (host if "://" in host else f"https://{host}").rstrip("/")
         with self.errors():
             self.client = _connect(self.host, namespace)
             health = self.client.get_kfp_healthz()
@@ -105,12 +108,26 @@ def error_text(host: str, error: ApiException) -> str:
     return f"{host} answers {error.status} {error.reason or ''}".rstrip() + f": {_words(error.body)}.{hint}"
 
 
+class Rest(RESTClientObject):  # type: ignore[misc]  # kfp has no types
+    """Sends requests, which are given up when no answer comes; kfp's client has no option for it."""
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        """Sends one."""
+        return super().request(*arguments, **options | {"_request_timeout": TIMEOUT})
+
+
 def _connect(host: str, namespace: str | None) -> Any:
     """A client that asks once where kfp would ask five times in twenty seconds and log a traceback each time."""
 
     class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
+        def _load_config(self, *arguments: Any) -> Any:
+            config = super()._load_config(*arguments)
+            config.retries = 0  # urllib3's own are three
+            return config
+
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-            health, _, headers = self._healthz_api.healthz_service_get_healthz_with_http_info()
+            ask = self._healthz_api.healthz_service_get_healthz_with_http_info
+            health, _, headers = ask(_request_timeout=TIMEOUT)
             if "json" not in headers.get("Content-Type", ""):
                 raise PipelineError(
                     f"{host} is no Kubeflow Pipelines API: it answers with a page, such as one to log in. "
@@ -119,14 +136,14 @@ def _connect(host: str, namespace: str | None) -> Any:
             return health
 
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the error itself is shown
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Client(
-            host=host,
-            namespace=namespace or "kubeflow",
-            existing_token=os.environ.get(TOKEN),
-            ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
-        )
+    client = Client(
+        host=host,
+        namespace=namespace or "kubeflow",
+        existing_token=os.environ.get(TOKEN),
+        ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
+    )
+    client.runs.api_client.rest_client = Rest(client._existing_config)  # one for all parts of the API
+    return client
 
 
 def _words(body: Any) -> str:

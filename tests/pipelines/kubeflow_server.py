@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,7 @@ class KubeflowServer:
         token: what clients must send; None: anyone may ask.
         multi_user: whether requests must name a namespace.
         page_size: objects of one answer at most.
+        silent: the path of requests that get no answer for a second.
     """
 
     host: str = ""
@@ -81,6 +83,7 @@ class KubeflowServer:
     token: str | None = None
     multi_user: bool = False
     page_size: int = 1000
+    silent: str = ""
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in LISTS})
     faults: list[Fault] = field(default_factory=list)
     course: list[dict[str, Any]] = field(default_factory=list)
@@ -333,6 +336,8 @@ class Handler(BaseHTTPRequestHandler):
         request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), json.loads(raw) if raw else None)
         with self.server.lock:
             state.requests.append(request)
+            if request.path == state.silent:
+                time.sleep(1)
             for fault in state.faults:
                 if fault.times and fault.method == request.method and request.path.startswith(fault.path):
                     fault.times -= 1

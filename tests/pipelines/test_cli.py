@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import ctm
 from ctm.runtime.storage import listing_digest, open_tree
 from ctm.stages import STAGES
 from tests.pipelines.conftest import IMAGE, Tree
+from tests.pipelines.kubeflow_server import KubeflowServer
 from tests.seaweed import SeaweedServer
 
 COMMANDS = {"check", "compile", "new-data", "record", "run-local", "schedule", "submit", "sweep", "trainjob"}
@@ -195,6 +198,18 @@ def test_no_server_is_one_message_from_the_command_itself(tree: Tree):
     done = command("schedule", "list", "--host", "http://127.0.0.1:9", cwd=tree.root)
     assert done.returncode == 1
     assert re.fullmatch(r"error: http://127\.0\.0\.1:9 cannot be reached: .*refused.*\n", done.stderr), done.stderr
+
+
+def test_at_ctrl_c_a_command_ends_as_a_shell_expects_it(tree: Tree, server: KubeflowServer):
+    server.silent = "/apis/v2beta1/healthz"
+    program = Path(sys.executable).with_name("ctm-pipeline")
+    arguments = [program, "schedule", "list", "--host", server.host]
+    running = subprocess.Popen(arguments, cwd=tree.root, stderr=subprocess.PIPE, text=True)
+    while not server.requests and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    assert running.communicate(timeout=60) == (None, "ended by Ctrl-C\n")
+    assert running.returncode == 130
 
 
 def test_new_data_needs_nothing_of_kubeflow(tree: Tree):

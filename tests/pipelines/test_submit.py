@@ -12,6 +12,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+import pipelines.server
 from components.factory import struct_default
 from ctm.fingerprint import package_digest
 from ctm.params import load_params
@@ -463,6 +464,17 @@ def test_no_server_is_one_message(tree: Tree, fail: Callable[..., str]):
         host = server.host
     message = fail("submit", "--host", host, "--image", IMAGE, *RAW)
     assert re.fullmatch(rf"{host} cannot be reached: .*Connection refused.*\. Check --host\.", message)
+
+
+@pytest.mark.parametrize("place", ["/healthz", "/experiments"])
+def test_a_server_that_does_not_answer_is_asked_once_and_given_up(
+    server: KubeflowServer, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    monkeypatch.setattr(pipelines.server, "TIMEOUT", (1, 0.5))
+    server.silent = f"/apis/v2beta1{place}"
+    with pytest.raises(PipelineError, match=r"cannot be reached: .*Read timed out\. \(read timeout=0\.5\)"):
+        Server(server.host).find_experiment("first")
+    assert [request.path for request in server.requests].count(server.silent) == 1
 
 
 def test_a_page_instead_of_the_api_is_one_message(server: KubeflowServer):
