@@ -20,6 +20,9 @@ from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow_server
 pytest.importorskip("kfp", reason="needs the extra 'kfp'")
 pytest.importorskip("dvc", reason="needs the extra 'dvc'")
 
+Call = Callable[..., str]
+"""Runs a command; what it printed, or the message of its error."""
+
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example.org/ctm/train@{DIGEST}"
 
@@ -111,7 +114,7 @@ def call() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def succeed(call: Callable[..., Result]) -> Callable[..., str]:
+def succeed(call: Callable[..., Result]) -> Call:
     """What a command prints that must succeed."""
 
     def run(*arguments: object) -> str:
@@ -123,7 +126,7 @@ def succeed(call: Callable[..., Result]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def fail(call: Callable[..., Result]) -> Callable[..., str]:
+def fail(call: Callable[..., Result]) -> Call:
     """The message of an error that `main` shows as one."""
     from ctm.errors import CtmError
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ import yaml
 import ctm
 from ctm.runtime.storage import listing_digest, open_tree
 from ctm.stages import STAGES
-from tests.pipelines.conftest import IMAGE, Tree
+from tests.pipelines.conftest import IMAGE, Call, Tree
 from tests.pipelines.kubeflow_server import KubeflowServer
 from tests.seaweed import SeaweedServer
 
@@ -31,11 +30,11 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_the_version_is_that_of_ctm(succeed: Callable[..., str]):
+def test_the_version_is_that_of_ctm(succeed: Call):
     assert succeed("--version") == f"ctm-pipeline {ctm.__version__}\n"
 
 
-def test_the_help_lists_every_command_and_exit_code(succeed: Callable[..., str]):
+def test_the_help_lists_every_command_and_exit_code(succeed: Call):
     out = succeed("--help")
     assert "Exit codes: 0 done; 1 an error" in out
     assert set(re.findall(r"^│ ([a-z-]+)  ", out, re.MULTILINE)) >= COMMANDS
@@ -74,9 +73,7 @@ def compiled(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-def test_compile_writes_the_files_and_check_tells_which_differ(
-    compiled: Path, succeed: Callable[..., str], fail: Callable[..., str]
-):
+def test_compile_writes_the_files_and_check_tells_which_differ(compiled: Path, succeed: Call, fail: Call):
     assert {path.stem for path in (compiled / "components").glob("*.yaml")} >= set(STAGES)
     changed, missing = compiled / "components" / "evaluate.yaml", compiled / "pipelines" / "ctm_sweep.yaml"
     changed.write_text(changed.read_text() + "# mine\n")
@@ -89,7 +86,7 @@ def test_compile_writes_the_files_and_check_tells_which_differ(
     assert "wrote" not in succeed("compile", "--check")
 
 
-def test_check_lists_every_fault(compiled: Path, succeed: Callable[..., str], fail: Callable[..., str]):
+def test_check_lists_every_fault(compiled: Path, succeed: Call, fail: Call):
     assert "is in order" in succeed("check", "pipelines/ctm.yaml")
     text = (compiled / "pipelines" / "ctm.yaml").read_text()
     bad = text.replace("effect: NoSchedule", "effect: Never").replace("name: comp-evaluate", "name: comp-nobody")
@@ -100,9 +97,7 @@ def test_check_lists_every_fault(compiled: Path, succeed: Callable[..., str], fa
     assert "'comp-nobody'" in message
 
 
-def test_an_image_by_tag_is_a_fault_unless_tags_are_allowed(
-    compiled: Path, succeed: Callable[..., str], fail: Callable[..., str]
-):
+def test_an_image_by_tag_is_a_fault_unless_tags_are_allowed(compiled: Path, succeed: Call, fail: Call):
     assert "by tag" in fail("check", "components/evaluate.yaml")
     succeed("check", "components/evaluate.yaml", "--allow-tags")
 
@@ -115,13 +110,13 @@ def record(tree: Tree, name: str = "evaluate", **manifest: object) -> Path:
     return file
 
 
-def test_where_nothing_is_recorded_the_data_are_new(tree: Tree, succeed: Callable[..., str]):
+def test_where_nothing_is_recorded_the_data_are_new(tree: Tree, succeed: Call):
     assert succeed("new-data", "--params", "params.yaml") == "changed=true\n"
     record(tree, labels={"run": "r1", "raw_data": ""})
     assert succeed("new-data") == "changed=true\n"
 
 
-def test_data_under_dvc_are_compared_with_the_hash_they_were_submitted_with(tree: Tree, succeed: Callable[..., str]):
+def test_data_under_dvc_are_compared_with_the_hash_they_were_submitted_with(tree: Tree, succeed: Call):
     known = yaml.safe_load((tree.root / "data/demo.dvc").read_text())["outs"][0]["md5"]
     record(tree, labels={"raw_data": known})
     assert succeed("new-data") == "changed=false\n"
@@ -133,7 +128,7 @@ def test_data_under_dvc_are_compared_with_the_hash_they_were_submitted_with(tree
     assert succeed("new-data") == "changed=true\n"
 
 
-def test_data_are_compared_with_the_listing_of_the_run_that_read_them(tree: Tree, succeed: Callable[..., str]):
+def test_data_are_compared_with_the_listing_of_the_run_that_read_them(tree: Tree, succeed: Call):
     listing = listing_digest(open_tree("data/demo"))
     record(tree, "preprocess", inputs={"raw": {"path": "s3://elsewhere", "sha256": listing}})
     assert succeed("new-data") == "changed=false\n"
@@ -142,7 +137,7 @@ def test_data_are_compared_with_the_listing_of_the_run_that_read_them(tree: Tree
 
 
 def test_data_in_s3_are_new_where_a_file_of_the_same_size_is_another(
-    tree: Tree, succeed: Callable[..., str], s3_server: SeaweedServer
+    tree: Tree, succeed: Call, s3_server: SeaweedServer
 ):
     uri = s3_server.put("new-data/raw", {"a.tif": b"abc"})
     mine = tree.root / "mine.json"
@@ -156,7 +151,7 @@ def test_data_in_s3_are_new_where_a_file_of_the_same_size_is_another(
     assert succeed(*arguments) == "changed=true\n"
 
 
-def test_data_of_which_nothing_is_known_and_damaged_manifests_are_errors(tree: Tree, fail: Callable[..., str]):
+def test_data_of_which_nothing_is_known_and_damaged_manifests_are_errors(tree: Tree, fail: Call):
     file = record(tree, labels={"raw_data": "abc"})
     assert "nothing is known of the data in nowhere" in fail("new-data", "--set", "dataset.root=nowhere")
     file.write_text("[")
@@ -164,7 +159,7 @@ def test_data_of_which_nothing_is_known_and_damaged_manifests_are_errors(tree: T
 
 
 def test_a_local_run_without_an_engine_and_a_wrong_sweep_are_refused(
-    tree: Tree, fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    tree: Tree, fail: Call, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tree.root}/no.sock")
     assert "no Docker engine answers" in fail("run-local", "--image", f"gpu={IMAGE}", "--pipeline", "ctm_fanout")
@@ -172,9 +167,7 @@ def test_a_local_run_without_an_engine_and_a_wrong_sweep_are_refused(
     assert "expected section.name=value,value" in fail("sweep", "train_classifier.pruning_weight")
 
 
-def test_a_local_run_that_cannot_start_leaves_the_one_before(
-    tree: Tree, fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_local_run_that_cannot_start_leaves_the_one_before(tree: Tree, fail: Call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tree.root}/no.sock")
     output = tree.root.parent / "output"
     output.mkdir()

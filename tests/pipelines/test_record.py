@@ -13,7 +13,7 @@ from ctm.runtime.digest import digest_artifact
 from pipelines.raw_data import has_changed, raw_data_digests
 from pipelines.record import Record, comparison, fetch, find_run
 from pipelines.server import Server
-from tests.pipelines.conftest import Tree
+from tests.pipelines.conftest import Call, Tree
 from tests.pipelines.kubeflow_server import KubeflowServer
 from tests.seaweed import SeaweedServer
 
@@ -22,6 +22,7 @@ METRICS = {
     "heads": {"sparsity": 0.625, "kept": [1, 2]},
     "note": "text",
 }
+EVALUATION, TRAINED = "ctm/r1/evaluate/e6", "ctm/r1/train-segmenter/e5/segmenter"
 MODEL = {"model.json": b'{"arch": "unet"}', "weights/model.safetensors": bytes(range(256))}
 
 
@@ -79,7 +80,7 @@ def written(tree: Tree) -> set[str]:
 
 
 @pytest.fixture
-def record(server: KubeflowServer, succeed: Callable[..., str]) -> Callable[..., str]:
+def record(server: KubeflowServer, succeed: Call) -> Call:
     return lambda *arguments: succeed("record", "--host", server.host, *arguments)
 
 
@@ -94,7 +95,7 @@ def bring(server: KubeflowServer) -> Callable[..., Record]:
 
 
 @pytest.fixture
-def refuse(server: KubeflowServer, fail: Callable[..., str], tree: Tree) -> Callable[..., str]:
+def refuse(server: KubeflowServer, fail: Call, tree: Tree) -> Call:
     """The message of a refusal after which the tree is as it was."""
 
     def run(*arguments: object) -> str:
@@ -108,7 +109,7 @@ def refuse(server: KubeflowServer, fail: Callable[..., str], tree: Tree) -> Call
 
 @pytest.mark.parametrize("scheme", ["minio", "s3"])
 def test_a_run_in_s3_becomes_a_change_that_can_be_committed(
-    tree: Tree, server: KubeflowServer, record: Callable, s3_server: SeaweedServer, tmp_path: Path, scheme: str
+    tree: Tree, server: KubeflowServer, record: Call, s3_server: SeaweedServer, tmp_path: Path, scheme: str
 ):
     bucket, prefix = s3_server.bucket, f"record/{scheme}"
     artifacts = Artifacts(tmp_path / "artifacts", f"/{scheme}/{bucket}/{prefix}")
@@ -142,7 +143,7 @@ def local(tree: Tree, server: KubeflowServer, tmp_path: Path) -> Artifacts:
 
 
 def test_the_next_record_shows_what_has_changed_since_main(
-    tree: Tree, local: Artifacts, bring: Callable[..., Record], record: Callable[..., str]
+    tree: Tree, local: Artifacts, bring: Callable[..., Record], record: Call
 ):
     bring()
     (tree.root / ".gitignore").write_text("/models/segmenter/\n")
@@ -171,7 +172,7 @@ def test_a_model_from_the_cache_is_found_where_an_earlier_run_left_it(
 
 
 def test_the_latest_run_is_the_newest_that_has_succeeded(
-    tree: Tree, server: KubeflowServer, record: Callable[..., str], refuse: Callable[..., str], tmp_path: Path
+    tree: Tree, server: KubeflowServer, record: Call, refuse: Call, tmp_path: Path
 ):
     experiment, other = server.add_experiment("ctm"), server.add_experiment("other")
     assert "no run of experiment 'ctm' that has succeeded" in refuse("--run", "latest")
@@ -186,22 +187,30 @@ def test_the_latest_run_is_the_newest_that_has_succeeded(
     assert "no run of experiment 'third'" in refuse("--run", "latest", "--experiment", "third")
 
 
-@pytest.mark.parametrize("state", ["FAILED", "RUNNING", "CANCELED"])
-def test_a_run_that_has_not_succeeded_is_not_recorded(
-    tree: Tree, server: KubeflowServer, refuse: Callable[..., str], state: str
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *(
+            ({"state": state}, f"run r1 is {state.lower()}: only a run that has succeeded is recorded. See {{url}}.")
+            for state in ("FAILED", "RUNNING", "CANCELED")
+        ),
+        ({"pipeline_spec": {}}, "does not say which pipeline it is of"),
+        (
+            {"runtime_config": {"pipeline_root": "oci://x"}},
+            "artifacts are read from gs://, minio://, s3:// and folders",
+        ),
+        ({"run_id": "r2"}, "answers 404 Not Found: V2beta1Run r1 not found"),
+    ],
+)
+def test_a_run_that_cannot_be_recorded_is_refused(
+    tree: Tree, server: KubeflowServer, refuse: Call, fields: dict[str, Any], message: str
 ):
-    run = add_run(server, "s3://bucket/root", state=state)
-    message = refuse("--run", run)
-    assert f"run run r1 is {state.lower()}: only a run that has succeeded is recorded" in message
-    assert f"{server.host}/#/runs/details/r1" in message
-
-
-def test_a_run_that_the_server_does_not_know_is_its_own_words(tree: Tree, refuse: Callable[..., str]):
-    assert "answers 404 Not Found: V2beta1Run nobody not found" in refuse("--run", "nobody")
+    add_run(server, "s3://bucket/root", **fields)
+    assert message.format(url=f"{server.host}/#/runs/details/r1") in refuse("--run", "r1")
 
 
 def test_a_run_without_an_evaluation_of_its_own_is_to_be_submitted_again(
-    tree: Tree, server: KubeflowServer, refuse: Callable[..., str], s3_server: SeaweedServer, tmp_path: Path
+    tree: Tree, server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, tmp_path: Path
 ):
     for root in (f"minio://{s3_server.bucket}/record/empty", str(tmp_path)):
         add_run(server, root)
@@ -212,7 +221,7 @@ def test_a_run_without_an_evaluation_of_its_own_is_to_be_submitted_again(
 
 
 def test_a_storage_that_refuses_is_no_missing_evaluation(
-    tree: Tree, server: KubeflowServer, refuse: Callable, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     add_run(server, f"s3://{s3_server.bucket}/record/x")
@@ -222,11 +231,11 @@ def test_a_storage_that_refuses_is_no_missing_evaluation(
 
 
 def test_a_model_that_was_not_evaluated_is_refused_and_nothing_is_written(
-    tree: Tree, local: Artifacts, bring: Callable[..., Record], refuse: Callable[..., str]
+    tree: Tree, local: Artifacts, bring: Callable[..., Record], refuse: Call
 ):
     bring()
     before = written(tree)
-    (local.folder / "ctm/r1/train-segmenter/e5/segmenter/model.json").write_bytes(b"{}")
+    (local.folder / TRAINED / "model.json").write_bytes(b"{}")
     local.evaluate("e6", {"segmenter": {"val": {"miou": 1.0}}})
     message = refuse("--run", "r1")
     assert "is not the one that was evaluated" in message
@@ -235,7 +244,7 @@ def test_a_model_that_was_not_evaluated_is_refused_and_nothing_is_written(
     assert json.loads((tree.root / "models/evaluate.json").read_text()) == METRICS
 
 
-def test_what_ctm_did_not_write_is_not_replaced(tree: Tree, local: Artifacts, refuse: Callable[..., str]):
+def test_what_ctm_did_not_write_is_not_replaced(tree: Tree, local: Artifacts, refuse: Call):
     mine = tree.root / "models" / "segmenter" / "notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -243,49 +252,35 @@ def test_what_ctm_did_not_write_is_not_replaced(tree: Tree, local: Artifacts, re
     assert mine.read_text() == "mine"
 
 
-def test_a_model_that_is_gone_is_named(tree: Tree, local: Artifacts, refuse: Callable[..., str]):
-    folder = local.folder / "ctm/r1/train-segmenter/e5/segmenter"
-    folder.rename(folder.with_name("elsewhere"))
-    message = refuse("--run", "r1")
-    assert f"the segmenter that was evaluated is no longer in {folder}" in message
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.evaluate("e7", METRICS), "has 2 evaluations, as a sweep has"),
+        (lambda found: (found.folder / EVALUATION / "manifest").unlink(), "has no evaluation that has ended"),
+        (lambda found: write(found.folder / EVALUATION, {"manifest": b"{"}), f"{EVALUATION}/manifest is no JSON"),
+        (lambda found: write(found.folder / EVALUATION, {"manifest": b'{"inputs": {}}'}), "names no segmenter"),
+        (
+            lambda found: (found.folder / TRAINED).rename(found.folder / "elsewhere"),
+            f"artifacts/{TRAINED}: submit it again with --no-cache",
+        ),
+    ],
+)
+def test_artifacts_that_are_not_those_of_one_whole_evaluation_are_refused(
+    tree: Tree, local: Artifacts, refuse: Call, change: Callable[[Artifacts], object], message: str
+):
+    change(local)
+    assert message in refuse("--run", "r1")
     assert written(tree) == set()
 
 
-def test_a_sweep_is_not_recorded(tree: Tree, local: Artifacts, refuse: Callable[..., str]):
-    local.evaluate("e7", METRICS)
-    assert "has 2 evaluations, as a sweep has" in refuse("--run", "r1")
-
-
-def test_an_evaluation_that_broke_off_is_not_recorded(tree: Tree, local: Artifacts, refuse: Callable[..., str]):
-    (local.folder / "ctm/r1/evaluate/e6/manifest").unlink()
-    assert "has no evaluation that has ended" in refuse("--run", "r1")
-
-
-def test_a_manifest_that_is_none_is_named(tree: Tree, local: Artifacts, refuse: Callable[..., str]):
-    manifest = local.folder / "ctm/r1/evaluate/e6/manifest"
-    manifest.write_text("{")
-    assert f"{manifest} is no JSON" in refuse("--run", "r1")
-    manifest.write_text('{"inputs": {}}')
-    assert "names no segmenter" in refuse("--run", "r1")
-
-
-def test_a_run_of_another_origin_is_named(tree: Tree, server: KubeflowServer, refuse: Callable[..., str]):
-    add_run(server, "s3://bucket/root", pipeline_spec={})
-    assert "does not say which pipeline it is of" in refuse("--run", "r1")
-    add_run(server, "oci://registry/root")
-    assert "artifacts are read from gs://, minio://, s3:// and folders only" in refuse("--run", "r1")
-
-
-def test_the_callers_pipeline_root_wins(
-    tree: Tree, local: Artifacts, server: KubeflowServer, record: Callable[..., str]
-):
+def test_the_callers_pipeline_root_wins(tree: Tree, local: Artifacts, server: KubeflowServer, record: Call):
     add_run(server, "s3://bucket/nowhere")
     record("--run", "r1", "--pipeline-root", local.folder)
     assert "models/segmenter/model.json" in written(tree)
 
 
 def test_without_dvc_the_error_says_what_is_there_already(
-    tree: Tree, local: Artifacts, server: KubeflowServer, fail: Callable[..., str]
+    tree: Tree, local: Artifacts, server: KubeflowServer, fail: Call
 ):
     (tree.root / ".dvc" / "config").unlink()
     (tree.root / ".dvc").rename(tree.root / "gone")

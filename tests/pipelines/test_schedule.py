@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipelines.request import Request
 from pipelines.schedule import create, cron_fields, listed, replace
 from pipelines.server import Server
 from pipelines.submit import Job, prepare
-from tests.pipelines.conftest import IMAGE, Tree
+from tests.pipelines.conftest import IMAGE, Call, Tree
 from tests.pipelines.kubeflow_server import KubeflowServer, names
 
 CRON = ("--cron", "0 3 * * 1")
@@ -57,7 +56,7 @@ def test_cron_that_is_none_is_refused(given: str, message: str):
 
 
 @pytest.fixture
-def schedule(server: KubeflowServer, succeed: Callable[..., str]) -> Callable[..., str]:
+def schedule(server: KubeflowServer, succeed: Call) -> Call:
     """Calls a command of `schedule` with the server's address."""
     return lambda *arguments: succeed("schedule", *arguments, "--host", server.host)
 
@@ -67,9 +66,7 @@ def tasks(entry: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_a_schedule_has_what_a_run_has_and_reads_the_data_anew(
-    tree: Tree, server: KubeflowServer, schedule: Callable[..., str]
-):
+def test_a_schedule_has_what_a_run_has_and_reads_the_data_anew(tree: Tree, server: KubeflowServer, schedule: Call):
     out = schedule("create", *CRON, "--name", "weekly", *RAW, "--experiment", "nightly", "--profile", "gke")
     [entry] = server.schedules
     assert entry["display_name"] == "weekly"
@@ -89,7 +86,7 @@ def test_a_schedule_has_what_a_run_has_and_reads_the_data_anew(
     assert server.runs == []
 
 
-def test_without_a_command_a_schedule_is_made(tree: Tree, server: KubeflowServer, schedule: Callable[..., str]):
+def test_without_a_command_a_schedule_is_made(tree: Tree, server: KubeflowServer, schedule: Call):
     schedule(*CRON, *RAW)
     assert names(server.schedules) == ["ctm"]
 
@@ -121,21 +118,21 @@ def test_a_name_that_is_taken_is_refused(server: KubeflowServer, job: Job):
     ],
 )
 def test_what_submit_refuses_is_not_scheduled(
-    tree: Tree, server: KubeflowServer, fail: Callable[..., str], arguments: tuple[str, ...], message: str
+    tree: Tree, server: KubeflowServer, fail: Call, arguments: tuple[str, ...], message: str
 ):
     for command in ("create", "replace"):
         assert message in fail("schedule", command, *arguments, "--host", server.host)
     assert server.requests == []
 
 
-def test_a_dirty_tree_is_not_scheduled(tree: Tree, server: KubeflowServer, fail: Callable[..., str]):
+def test_a_dirty_tree_is_not_scheduled(tree: Tree, server: KubeflowServer, fail: Call):
     (tree.root / "new.py").touch()
     assert "uncommitted changes" in fail("schedule", *CRON, *RAW, "--host", server.host)
     assert server.requests == []
 
 
 def test_the_new_schedule_is_there_before_the_old_one_goes(
-    tree: Tree, server: KubeflowServer, job: Job, schedule: Callable[..., str]
+    tree: Tree, server: KubeflowServer, job: Job, schedule: Call
 ):
     old = create(Server(server.host), job, **WHEN)
     create(Server(server.host), dataclasses.replace(job, name="other"), **WHEN)
@@ -180,14 +177,14 @@ def add(server: KubeflowServer, *given: str) -> None:
         server.objects["recurringruns"][entry["recurring_run_id"]] = entry
 
 
-def test_schedules_are_listed_over_all_pages(server: KubeflowServer, schedule: Callable[..., str]):
+def test_schedules_are_listed_over_all_pages(server: KubeflowServer, schedule: Call):
     server.page_size = 2
     add(server, "a", "b", "c", "d", "e")
     assert [found.name for found in listed(Server(server.host))] == ["a", "b", "c", "d", "e"]
     assert schedule("list").splitlines()[0] == "a  0 0 3 * * 1  disabled  id-a"
 
 
-def test_a_schedule_is_deleted_by_name_or_id(server: KubeflowServer, schedule: Callable, fail: Callable):
+def test_a_schedule_is_deleted_by_name_or_id(server: KubeflowServer, schedule: Call, fail: Call):
     add(server, "a", "b", "c")
     assert schedule("delete", "a") == "deleted a (id-a)\n"
     schedule("delete", "id-b")
@@ -196,6 +193,6 @@ def test_a_schedule_is_deleted_by_name_or_id(server: KubeflowServer, schedule: C
     assert "Schedules: c." in fail("schedule", "delete", "a", "--host", server.host)
 
 
-def test_the_help_of_the_group_is_its_own(succeed: Callable[..., str]):
+def test_the_help_of_the_group_is_its_own(succeed: Call):
     out = succeed("schedule", "--help")
     assert all(command in out for command in ("create", "replace", "list", "delete"))

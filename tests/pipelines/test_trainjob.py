@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ctm.stages import STAGES
 from pipelines.errors import PipelineError
 from pipelines.profiles import TrainJobProfile, load_trainjob
 from pipelines.trainjob import make_trainjob, stage_named, trainjob_text
-from tests.pipelines.conftest import IMAGE, Tree
+from tests.pipelines.conftest import IMAGE, Call, Tree
 
 models = pytest.importorskip("kubeflow_trainer_api.models", reason="needs the extra 'test'")
 
@@ -123,7 +122,7 @@ def test_a_dollar_in_a_parameter_is_none_of_kubernetes_variables():
     assert '"$$(HOME)"' in " ".join(job["spec"]["trainer"]["args"])
 
 
-def test_the_command_prints_or_writes_it(tree: Tree, succeed: Callable[..., str]):
+def test_the_command_prints_or_writes_it(tree: Tree, succeed: Call):
     arguments = ("trainjob", "train-classifier", "--image", IMAGE, "--set", "train_classifier.epochs=3")
     printed = yaml.safe_load(succeed(*arguments))
     assert printed["kind"] == "TrainJob"
@@ -133,7 +132,7 @@ def test_the_command_prints_or_writes_it(tree: Tree, succeed: Callable[..., str]
     assert yaml.safe_load((tree.root / "job.yaml").read_text()) == printed
 
 
-def test_wrong_stages_images_and_places_are_named(tree: Tree, fail: Callable[..., str]):
+def test_wrong_stages_images_and_places_are_named(tree: Tree, fail: Call):
     assert "Stages: preprocess, train-classifier" in fail("trainjob", "train", "--image", IMAGE)
     assert "by tag" in fail("trainjob", "evaluate", "--image", "ctm-train:v1")
     assert "which the cluster cannot read" in fail("trainjob", "preprocess", "--image", IMAGE)
