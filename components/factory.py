@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ from ctm.params import Params, stage_config
 from ctm.stage import Kind, Output, Parts, Profile, Ref, Source, Stage
 from ctm.stages import JOINS, STAGES
 
-__all__ = ["ENTRYPOINT", "IMAGES", "compiled", "component_text", "stage_component", "struct_default"]
+__all__ = [
+    "ENTRYPOINT",
+    "IMAGES",
+    "Port",
+    "compiled",
+    "component_text",
+    "describe",
+    "stage_component",
+    "struct_default",
+]
 
 ENTRYPOINT = ["ctm-entrypoint"]
 """The command of every container; the images say CMD, not ENTRYPOINT, so that this is all that runs."""
@@ -36,20 +45,34 @@ Arguments = Callable[[Any], list[Any]]
 """Makes of what kfp hands in for a port, a placeholder, the arguments on the command line."""
 
 
+def _nothing(given: Any) -> list[Any]:
+    return []
+
+
 @dataclass(frozen=True)
 class Port:
-    """One input or output of a component: what Kubeflow knows of it, and the arguments that it becomes."""
+    """One input or output of a component or pipeline: what Kubeflow knows of it, and the arguments that it becomes."""
 
     name: str
     annotation: Any
     about: str
-    arguments: Arguments
+    arguments: Arguments = _nothing
     default: Any = inspect.Parameter.empty
 
-    def parameter(self) -> inspect.Parameter:
-        """The port in the signature from which kfp makes the component; keyword-only, so that any order is right."""
-        kind = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(self.name, kind, annotation=self.annotation, default=self.default)
+
+def describe(function: Any, about: str, inputs: Sequence[Port], outputs: Sequence[Port] = ()) -> None:
+    """Gives a function the signature, and the docstring in Google's style, from which kfp makes component or pipeline.
+
+    Parameters are keyword-only, so that any order is right.
+    """
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(p.name, kind, annotation=p.annotation, default=p.default) for p in inputs]
+    parameters += [inspect.Parameter(p.name, kind, annotation=p.annotation) for p in outputs]
+    function.__signature__ = inspect.Signature(parameters)
+    lines = [about, "", "Args:", *(f"    {port.name}: {port.about}" for port in inputs), ""]
+    if outputs:
+        lines += ["Returns:", *(f"    {port.name}: {port.about}" for port in outputs), ""]
+    function.__doc__ = "\n".join(lines)
 
 
 def stage_component(stage: Stage, params: Params) -> Any:
@@ -67,9 +90,7 @@ def stage_component(stage: Stage, params: Params) -> Any:
         return dsl.ContainerSpec(IMAGES[stage.profile], ENTRYPOINT, [stage.command, *arguments, *task])
 
     component.__name__ = stage.name
-    component.__doc__ = _docstring(stage.summary, inputs, outputs)
-    signature = inspect.Signature([port.parameter() for port in [*inputs, *outputs]])
-    component.__signature__ = signature  # type: ignore[attr-defined]  # for kfp
+    describe(component, stage.summary, inputs, outputs)
     return dsl.container_component(component)
 
 
@@ -111,8 +132,8 @@ def _inputs(stage: Stage) -> Iterator[Port]:
                 artifact = dsl.Input[_artifact(_written(source))]
                 yield Port(name, artifact, f"Output {source.port} of {source.stage}.", _path(name))
             case Parts():  # kfp has no path of a list: ctm takes the paths from the executor input
-                artifacts = dsl.Input[list[_artifact(_written(source))]]  # type: ignore[misc]  # made, not written
-                yield Port(name, artifacts, f"Output {source.port} of every part of {source.stage}.", _nothing)
+                artifacts = dsl.Input[list[_artifact(_written(source))]]  # type: ignore[misc]
+                yield Port(name, artifacts, f"Output {source.port} of every part of {source.stage}.")
 
 
 def _parameters(stage: Stage, params: Params) -> Iterator[Port]:
@@ -122,9 +143,9 @@ def _parameters(stage: Stage, params: Params) -> Iterator[Port]:
     yield Port("override", str, override, _value("set"), default="")
     for name, source in stage.inputs.items():
         if isinstance(source, Ref):
-            yield Port(f"{name}_digest", str, f"Digest that {name} must have; empty: any.", _nothing, default="")
+            yield Port(f"{name}_digest", str, f"Digest that {name} must have; empty: any.", default="")
         if isinstance(source, Parts):
-            yield Port(f"{name}_digest", list, f"Digests that {name} must have; empty: any.", _nothing, default=[])
+            yield Port(f"{name}_digest", list, f"Digests that {name} must have; empty: any.", default=[])
     yield _label("raw_data", "Digest of the raw data: when it differs, no result of the cache is taken.")
     yield _label("code", "Digest of the package ctm, which the image must hold; empty: any.")
     yield _label("image", "The image that this runs in, for the manifest.")
@@ -145,7 +166,7 @@ def _outputs(stage: Stage) -> Iterator[Port]:
     for name, (artifact, about) in outputs.items():
         yield Port(name, dsl.Output[artifact], about, _path(name))
     for name in stage.outputs:  # ctm writes these where the executor input says
-        yield Port(f"{name}_digest", dsl.OutputPath(str), f"Digest of {name}.", _nothing)
+        yield Port(f"{name}_digest", dsl.OutputPath(str), f"Digest of {name}.")
 
 
 def _label(name: str, about: str) -> Port:
@@ -160,10 +181,6 @@ def _path(name: str) -> Arguments:
     return lambda given: [_flag(name), given.path]
 
 
-def _nothing(given: Any) -> list[Any]:
-    return []
-
-
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -176,9 +193,3 @@ def _written(source: Ref | Parts) -> Output:
 def _artifact(output: Output) -> Any:
     page = dsl.HTML if output.path.endswith(".html") else dsl.Artifact
     return ARTIFACTS.get(output.kind, page)
-
-
-def _docstring(summary: str, inputs: list[Port], outputs: list[Port]) -> str:
-    """A docstring in Google's style, from which kfp takes the descriptions of component and ports."""
-    lines = [summary, "", "Args:", *(f"    {port.name}: {port.about}" for port in inputs)]
-    return "\n".join([*lines, "", "Returns:", *(f"    {port.name}: {port.about}" for port in outputs), ""])

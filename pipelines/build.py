@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -11,7 +10,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from components.factory import compiled, component_text, stage_component, struct_default
+from components.factory import Port, compiled, component_text, describe, stage_component, struct_default
 from components.steps import compare_runs, list_parts
 from ctm.params import Params
 from ctm.stage import Parts, Profile, Source, Stage
@@ -110,22 +109,12 @@ def add_sweep(graph: Graph) -> None:
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A parameter of a pipeline, as the page that starts a run shows it."""
-
-    name: str
-    type: type
-    about: str
-    default: Any = inspect.Parameter.empty
-
-
-@dataclass(frozen=True)
 class Plan:
     """What tells one pipeline from the others."""
 
     about: str
     add: Callable[[Graph], None]
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[Port, ...] = ()
 
 
 PIPELINES: dict[PipelineName, Plan] = {
@@ -133,12 +122,12 @@ PIPELINES: dict[PipelineName, Plan] = {
     "ctm_fanout": Plan(
         "The pipeline ctm with the pseudo-masks extracted in parts, side by side; the results are the same.",
         add_in_parts,
-        (Parameter("parts", int, "How many parts run side by side, each on a GPU of its own.", 4),),
+        (Port("parts", int, "How many parts run side by side, each on a GPU of its own.", default=4),),
     ),
     "ctm_sweep": Plan(
         "The pipeline ctm once for each override, on the same shards, with one report that compares them.",
         add_sweep,
-        (Parameter("overrides", list, "One section.name=value a run; the default is the paper's Table 8.", RUNS),),
+        (Port("overrides", list, "One section.name=value a run; the default is the paper's Table 8.", default=RUNS),),
     ),
 }
 
@@ -154,14 +143,7 @@ def build_pipeline(
         names = [parameter.name for parameter in parameters]
         plan.add(Graph(profile, params, labels or {}, dict(zip(names, given, strict=True))))
 
-    lines = [f"    {parameter.name}: {parameter.about}" for parameter in parameters]
-    pipeline.__doc__ = "\n".join([plan.about, "", "Args:", *lines, ""])
-    pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # for kfp
-        [
-            inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, annotation=p.type, default=p.default)
-            for p in parameters
-        ]
-    )
+    describe(pipeline, plan.about, parameters)
     return dsl.pipeline(name=kind.replace("_", "-"))(pipeline)
 
 
@@ -180,25 +162,25 @@ def generated_files(params: Params) -> dict[Path, str]:
     return pipelines | {Path("components") / f"{stage.name}.yaml": component_text(stage, params) for stage in stages}
 
 
-def _common_parameters(params: Params, profile: ClusterProfile) -> Iterator[Parameter]:
+def _common_parameters(params: Params, profile: ClusterProfile) -> Iterator[Port]:
     for stage in STAGES.values():
         for port, source in stage.inputs.items():
             if isinstance(source, Source):
                 default = reduce(getattr, source.param.split("."), params)
-                yield Parameter(port, str, "Raw data: a folder that the pods see, or s3://bucket/prefix.", default)
+                yield Port(port, str, "Raw data: a folder that the pods see, or s3://bucket/prefix.", default=default)
     raw_data = "Digest of the raw data: while it stays the same, they are not read again but taken from the cache."
-    yield Parameter("raw_data", str, raw_data, "")
-    yield Parameter("code", str, "Digest of the package ctm, which the images must hold; empty: any.", "")
+    yield Port("raw_data", str, raw_data, default="")
+    yield Port("code", str, "Digest of the package ctm, which the images must hold; empty: any.", default="")
     folder = profile.checkpoints.mount_path if profile.checkpoints else "/tmp/checkpoints"  # lost with the pod
     about = "Where the state of unfinished runs is kept: the folder of the mounted volume, or s3://bucket/prefix."
-    yield Parameter("checkpoints", str, about, folder)
+    yield Port("checkpoints", str, about, default=folder)
 
 
-def _stage_parameters(params: Params) -> Iterator[Parameter]:
+def _stage_parameters(params: Params) -> Iterator[Port]:
     for stage in STAGES.values():
-        yield Parameter(f"{stage.name}_image", str, f"Image of {stage.command}, by digest: name@sha256:…")
+        yield Port(f"{stage.name}_image", str, f"Image of {stage.command}, by digest: name@sha256:…")
         about = f"What {stage.command} reads of params.yaml; the text null stands for null."
-        yield Parameter(stage.name, dict, about, struct_default(stage, params))
+        yield Port(stage.name, dict, about, default=struct_default(stage, params))
 
 
 def _sources(stage: Stage, kind: type) -> Iterator[Any]:

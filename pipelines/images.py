@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from ctm.stage import Profile
+from ctm.stages import STAGES
 from pipelines.errors import PipelineError
 
 __all__ = ["check_image", "choose_images"]
@@ -13,13 +14,12 @@ __all__ = ["check_image", "choose_images"]
 DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 
 
-def choose_images(given: Iterable[str], profiles: Mapping[str, Profile], *, allow_tags: bool = False) -> dict[str, str]:
+def choose_images(given: Iterable[str], *, allow_tags: bool = False) -> dict[str, str]:
     """The image of every stage.
 
     Args:
         given: ``REF`` for all stages, ``cpu=REF`` or ``gpu=REF`` for those of a profile, ``STAGE=REF`` for one. The
             narrower wins over the wider, and the later over the earlier of the same width.
-        profiles: the stages, with what each needs.
         allow_tags: accept images that are named by tag instead of digest.
 
     Raises:
@@ -28,11 +28,11 @@ def choose_images(given: Iterable[str], profiles: Mapping[str, Profile], *, allo
     chosen: dict[str, str] = {}
     for option in sorted(given, key=_width):  # the sort is stable: the later one of a width stays later
         target, reference = _split(option)
-        stages = _stages(target, profiles, option)
+        stages = _stages(target, option)
         if problem := check_image(reference, allow_tags=allow_tags):
             raise PipelineError(f"--image {option}: {problem} (--allow-tags).")
         chosen |= dict.fromkeys(stages, reference)
-    if missing := [name for name in profiles if name not in chosen]:
+    if missing := [name for name in STAGES if name not in chosen]:
         raise PipelineError(
             f"no image for {', '.join(missing)}: give --image REF for all stages, --image cpu=REF and gpu=REF, or "
             f"--image {missing[0]}=REF."
@@ -64,12 +64,12 @@ def _width(option: str) -> int:
     return 0 if not target else 1 if target in set(Profile) else 2
 
 
-def _stages(target: str, profiles: Mapping[str, Profile], option: str) -> list[str]:
+def _stages(target: str, option: str) -> list[str]:
     if not target:
-        return list(profiles)
+        return list(STAGES)
     if target in set(Profile):
-        return [name for name, profile in profiles.items() if profile == target]
-    if target not in profiles:
-        valid = ", ".join([*map(str, Profile), *profiles])
+        return [name for name, stage in STAGES.items() if stage.profile == target]
+    if target not in STAGES:
+        valid = ", ".join([*map(str, Profile), *STAGES])
         raise PipelineError(f"--image {option}: {target!r} is no stage of this pipeline. Valid: {valid}.")
     return [target]

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.storage import is_remote
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
+from pipelines.images import choose_images
 from pipelines.local_outputs import check_outputs, collect_outputs
 from pipelines.local_runner import Execution, docker_runner
 from pipelines.options import PipelineName
@@ -112,7 +113,7 @@ def run_pipeline_here(
     params: Params,
     *,
     output: Path,
-    images: Mapping[str, str] | None = None,
+    images: Iterable[str] = (),
     checkpoints: Path,
     **arguments: Any,
 ) -> Path:
@@ -123,7 +124,7 @@ def run_pipeline_here(
         params: give the raw data and every stage's struct.
         output: folder for what a run of DVC would leave in the working tree, under the same names. One that an earlier
             run of this function wrote is replaced when this one has ended well.
-        images: the image of each stage; those of `make images` where none is given.
+        images: as ``choose_images`` takes them; those of `make images` where none is given.
         checkpoints: folder for the state of unfinished runs; the same call after a failure goes on from there.
         arguments: further parameters of the pipeline, such as ``parts``.
 
@@ -134,11 +135,12 @@ def run_pipeline_here(
     if output.exists() and not mark.exists() and any(output.iterdir()):
         raise PipelineError(f"--output {output} is a folder with other things in it: name another place.")
     package = Path(__file__).with_name(f"{kind}.yaml").read_text(encoding="utf-8")
+    chosen = choose_images([*(f"{profile}={image}" for profile, image in IMAGES.items()), *images], allow_tags=True)
     known = {
         "raw_data": next(iter(raw_data_digests(params.dataset.root)), ""),
         "code": package_digest(),
         **{name: struct_default(stage, params) for name, stage in STAGES.items()},
-        **{f"{name}_image": (images or {}).get(name, IMAGES[stage.profile]) for name, stage in STAGES.items()},
+        **{f"{name}_image": image for name, image in chosen.items()},
         **arguments,
     }
     with staged_outputs({"output": output}) as staged:  # what is there stays until the run has ended well
@@ -233,17 +235,11 @@ def _image_id(client: Any, image: str) -> str:
 
 def _set_retries(spec: Mapping[str, Any], retries: int) -> None:
     """Puts this number in the place of what the cluster's profile says, whose waits are of no use here."""
-    for dag in _dags(spec):
-        for task in dag["tasks"].values():
+    for component in (spec["root"], *spec["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)
             if retries:
                 task["retryPolicy"] = {"maxRetryCount": retries, "backoffDuration": "0s"}
-
-
-def _dags(spec: Mapping[str, Any]) -> Iterator[Any]:
-    for component in (spec["root"], *spec["components"].values()):
-        if "dag" in component:
-            yield component["dag"]
 
 
 def _done(executions: Iterable[Execution]) -> list[Execution]:

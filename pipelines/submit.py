@@ -106,9 +106,7 @@ def prepare(request: Request, *, name: str | None = None, scheduled: bool = Fals
     """
     params = load_params(request.params, request.overrides)
     profile = load_profile(request.profile, request.profiles)
-    images = choose_images(
-        request.images, {name: stage.profile for name, stage in STAGES.items()}, allow_tags=request.allow_tags
-    )
+    images = choose_images(request.images, allow_tags=request.allow_tags)
     revision = git_revision(allow_dirty=request.allow_dirty)
     raw = cluster_path(params.dataset.root, request.raw)
     _check_places(request, params)

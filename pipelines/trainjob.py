@@ -11,7 +11,7 @@ import yaml
 from components.factory import ENTRYPOINT
 from ctm.fingerprint import package_digest
 from ctm.params import Params, stage_config
-from ctm.stage import Output, Source, Stage
+from ctm.stage import Source, Stage
 from ctm.stages import STAGES
 from pipelines.errors import PipelineError
 from pipelines.profiles import TrainJobProfile
@@ -107,7 +107,7 @@ def _arguments(stage: Stage, params: Params, profile: TrainJobProfile, *, image:
         if isinstance(source, Source):
             words[port] = cluster_path(params.dataset.root, raw)
         else:
-            words[port] = str(root / _output(source.stage, source.port).path)
+            words[port] = str(root / STAGES[source.stage].outputs[source.port].path)
     words |= {port: str(root / output.path) for port, output in stage.outputs.items()}
     words |= {"metrics": str(root / stage.metrics.as_posix()), "checkpoints": str(root / "checkpoints")}
     options = [part for name, value in words.items() for part in (f"--{name.replace('_', '-')}", value)]
@@ -140,7 +140,3 @@ def _patch(profile: TrainJobProfile) -> dict[str, Any]:
         pod["serviceAccountName"] = profile.service_account
     job = {"name": NODE, "template": {"spec": {"template": {"spec": pod}}}}
     return {"template": {"spec": {"replicatedJobs": [job]}}}
-
-
-def _output(stage: str, port: str) -> Output:
-    return STAGES[stage].outputs[port]

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ctm.params import load_params
-from ctm.stages import STAGES
 from pipelines.options import Overrides, ParamsFile, Parts, Pipeline
 
 __all__ = ["run_local"]
@@ -31,14 +30,9 @@ def run_local(
     ] = PLACE / "checkpoints",
 ) -> None:
     """Run a pipeline on this machine's Docker, every stage in its container."""
-    from components.factory import IMAGES
-    from pipelines.images import choose_images
     from pipelines.local import run_pipeline_here
 
-    ours = [f"{profile}={image}" for profile, image in IMAGES.items()]
-    needs = {name: stage.profile for name, stage in STAGES.items()}
-    chosen = choose_images([*ours, *images], needs, allow_tags=True)
     given = {} if parts is None else {"parts": parts}
     loaded = load_params(params, overrides)
-    report = run_pipeline_here(pipeline, loaded, output=output, images=chosen, checkpoints=checkpoints, **given)
+    report = run_pipeline_here(pipeline, loaded, output=output, images=images, checkpoints=checkpoints, **given)
     typer.echo(f"report: {report}")

@@ -9,6 +9,7 @@ import typer
 
 from ctm.params import load_params
 from ctm.runtime.outputs import write_text
+from pipelines.errors import PipelineError
 from pipelines.options import AllowTags, Overrides, ParamsFile, ProfilesFile, Raw
 
 __all__ = ["trainjob"]
@@ -30,15 +31,15 @@ def trainjob(
     allow_tags: AllowTags = False,
 ) -> None:
     """Print a stage as a TrainJob of Kubeflow Trainer v2, for several processes or nodes."""
-    from pipelines.images import choose_images
+    from pipelines.images import check_image
     from pipelines.profiles import load_trainjob
     from pipelines.trainjob import make_trainjob, stage_named, trainjob_text
 
     chosen = stage_named(stage)
-    reference = choose_images([image], {chosen.name: chosen.profile}, allow_tags=allow_tags)[chosen.name]
-    job = make_trainjob(
-        chosen, load_params(params, overrides), load_trainjob(profiles), image=reference, raw=raw, name=name
-    )
+    if problem := check_image(image, allow_tags=allow_tags):
+        raise PipelineError(f"--image {image}: {problem} (--allow-tags).")
+    loaded = load_params(params, overrides)
+    job = make_trainjob(chosen, loaded, load_trainjob(profiles), image=image, raw=raw, name=name)
     text = trainjob_text(chosen, job)
     if output is None:
         typer.echo(text, nl=False)

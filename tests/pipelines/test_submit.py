@@ -284,9 +284,6 @@ def test_a_profile_that_the_cluster_would_refuse_is_refused(tree: Tree, refuse: 
     assert "memory request 64Gi is more than the limit 16Gi" in message
 
 
-NEEDS = {name: stage.profile for name, stage in STAGES.items()}
-
-
 def image(letter: str) -> str:
     return f"registry:5000/ctm@sha256:{letter * 64}"
 
@@ -299,11 +296,11 @@ def test_the_narrower_image_wins_over_the_wider_and_the_later_over_the_earlier()
         f"gpu={image('c')}",
         f"train-classifier={image('d')}",
     ]
-    chosen = choose_images(given, NEEDS)
+    chosen = choose_images(given)
     assert chosen["preprocess"] == image("a")
     assert chosen["evaluate"] == image("e")
     assert chosen["train_classifier"] == image("d")
-    others = {name for name, profile in NEEDS.items() if profile is Profile.GPU} - {"evaluate", "train_classifier"}
+    others = {name for name, stage in STAGES.items() if stage.profile is Profile.GPU} - {"evaluate", "train_classifier"}
     assert {chosen[name] for name in others} == {image("c")}
 
 
@@ -319,7 +316,7 @@ def test_the_narrower_image_wins_over_the_wider_and_the_later_over_the_earlier()
 )
 def test_a_wrong_image_is_named(given: str, message: str):
     with pytest.raises(PipelineError, match=re.escape(message)):
-        choose_images([given], NEEDS)
+        choose_images([given])
 
 
 def test_a_run_is_followed_to_its_end(tree: Tree, server: KubeflowServer, submit: Call):
