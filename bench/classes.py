@@ -13,7 +13,7 @@ from bench.row import Row
 from bench.sizes import Sizes
 from ctm.models.class_head import make_head
 from ctm.pseudomasks.candidate_tokens import candidate_maps
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.maps import class_maps
 
 __all__ = ["SMALL", "class_rows"]

@@ -93,7 +93,9 @@ class Extraction:
             candidates = torch.from_numpy(split.labels[chosen])
             maps, logits = self._maps(torch.stack(images[chosen]).to(self._device), candidates)
             for row, probabilities in enumerate(logits.sigmoid().cpu()):
-                mask = assign_paper_by_pixels(maps[row].cpu(), probabilities, candidates[row], self._sizes.image)
+                own = candidates[row].nonzero().flatten()
+                places = assign_paper_by_pixels(maps[row].cpu()[own], probabilities[own], self._sizes.image)
+                mask = own.numpy().astype(np.uint8)[places]
                 Image.fromarray(mask).save(folder / f"{split.keys[start + row]}.png")
                 masks.append(mask)
         return masks

@@ -29,7 +29,7 @@ from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.maps import ClassMaps, class_maps
 from ctm.pseudomasks.strategies import STRATEGIES
 from ctm.training.compiling import compile_network
@@ -141,7 +141,8 @@ def assignment_row(sizes: Sizes) -> Row:
     coarse = torch.rand(sizes.batch, sizes.classes, 4, 4, generator=generator)
     maps = F.interpolate(coarse, size=sizes.grid, mode="bicubic").clamp_min(0)
     probabilities = torch.rand(sizes.batch, sizes.classes, generator=generator)
-    batch = list(zip(maps, probabilities, two_or_three(sizes), strict=True))
+    chosen = two_or_three(sizes)
+    batch = [(maps[row][own], probabilities[row][own]) for row, own in enumerate(chosen)]
 
     def agree(reference: list[NDArray[np.uint8]], ours: list[NDArray[np.uint8]]) -> bool:
         painted = [paint_by_pixels(*image, size) for image in batch]

@@ -114,22 +114,16 @@ def _attend(attention: GatedAttention, x: Tensor, generator: torch.Generator | N
     return heads, matrix
 
 
-def assign_paper_by_pixels(
-    maps: Tensor, probabilities: Tensor, candidates: Tensor, size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def assign_paper_by_pixels(maps: Tensor, probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """``assign_paper`` with fill "nearest": each pixel looked at by itself, the rest filled breadth first."""
-    mask = paint_by_pixels(maps, probabilities, candidates, size)
+    mask = paint_by_pixels(maps, probabilities, size)
     return breadth_first(mask, mask != IGNORE)[0]
 
 
-def paint_by_pixels(
-    maps: Tensor, probabilities: Tensor, candidates: Tensor, size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def paint_by_pixels(maps: Tensor, probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """What the classes paint before the fill; 255 where no class does, (H, W)."""
     mask = np.full(size, IGNORE, dtype=np.uint8)
     for c in probabilities.argsort(stable=True).tolist():
-        if not candidates[c]:
-            continue
         scores = F.interpolate(maps[None, c : c + 1].double(), size=size, mode="bilinear", align_corners=False)[0, 0]
         values = scores.tolist()
         mean = sum(map(sum, values)) / (size[0] * size[1])

@@ -59,7 +59,7 @@ class Params(Config):
 
     @model_validator(mode="after")
     def _fill_fits_background(self) -> Params:
-        """Found here and not after hours of training: see ``ctm.pseudomasks.extract.check_fill``."""
+        """Found here and not after hours of training: see ``ctm.pseudomasks.masks.check_fill``."""
         fill, background = self.extract_pseudomasks.fill, self.dataset.background
         if fill == "background" and background is None:
             raise ValueError("extract_pseudomasks.fill is background, but dataset.background names no class")

@@ -31,7 +31,7 @@ def python(code: str, *arguments: str, path: Path) -> Any:
 
 def test_modules_that_are_imported_when_the_stage_runs_count():
     assert {"ctm/training/loop.py", "ctm/models/gates.py", "ctm/data/loaders.py"} <= closure("train_classifier")
-    assert {"ctm/pseudomasks/maps.py", "ctm/pseudomasks/refine.py"} <= closure("extract_pseudomasks")
+    assert {"ctm/pseudomasks/maps.py", "ctm/pseudomasks/views.py"} <= closure("extract_pseudomasks")
     assert "ctm/data/datasets/dfc2020.py" in closure("preprocess")
 
 

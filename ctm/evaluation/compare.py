@@ -64,7 +64,7 @@ def compared_masks(
     spectral = SpectralClassifier.fit(fitted, seed=seed)
     for index in track(range(len(split)), description=f"compare {entry}", total=len(split)):
         tokens = spectral.predict(_scaled(split, index), torch.from_numpy(present[index]))
-        yield index, mask_values(tokens, classes)
+        yield index, mask_values(tokens, classes, range(len(classes.tokens)))
 
 
 def random_masks(indices: Iterable[int], split: Split, *, classes: ClassTable, seed: int) -> Iterator[Mask]:
@@ -73,7 +73,7 @@ def random_masks(indices: Iterable[int], split: Split, *, classes: ClassTable, s
     for index in indices:
         height, width = split.sizes[index].tolist()
         tokens = random_mask(present[index], (height, width), np.random.default_rng([seed, index]))
-        yield index, mask_values(tokens, classes)
+        yield index, mask_values(tokens, classes, range(len(classes.tokens)))
 
 
 def _present(split: Split, classes: ClassTable) -> NDArray[np.bool_]:

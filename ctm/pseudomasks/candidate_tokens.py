@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.maps import ClassMaps, class_maps
 
 __all__ = ["Batch", "candidate_maps", "equal_counts", "windows"]

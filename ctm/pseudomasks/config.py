@@ -1,4 +1,4 @@
-"""Parameters of the pseudo-mask extraction: which class maps are read, and how they become masks."""
+"""Parameters of the stage extract_pseudomasks: whose masks, of which classes, by which maps."""
 
 from __future__ import annotations
 
@@ -7,38 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ctm.errors import ParamsError
-from ctm.stage import Config
+from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.recipes import canonical_recipe, parse_recipe
 
-__all__ = ["ExtractConfig", "MapConfig"]
-
-
-class MapConfig(Config):
-    """How a class map is read from the classifier and turned into a mask."""
-
-    strategy: Literal["attention", "relevance", "cam", "fused", "gradcam"] = "relevance"
-    """attention: the paper's sum of class-token attention; relevance: attention times the gradient of the class's
-    logit (Chefer et al. 2021); cam: the patch head's scores (needs model.patch_head); fused: attention times cam
-    (MCTformer); gradcam: patch tokens weighted by the gradient of the class's logit."""
-
-    blocks: Annotated[int, Field(ge=1)] | None = None
-    """How many of the last blocks relevance, fused, gradcam and affinity read; null: all. Attention always reads all,
-    cam the last one's output."""
-
-    rows: Literal["all", "own"] = "all"
-    """Relevance: attention of which class tokens is summed: of all, or of the class's own alone."""
-
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    """Sizes at which the images are read, as fractions of model.image_size; the maps are averaged."""
-
-    flip: bool = False
-    """Reads the mirrored images, too."""
-
-    refinement: Literal["none", "affinity", "pamr", "affinity+pamr"] = "none"
-    """affinity: one step of propagation along the patch-to-patch attention, which helps pretrained backbones and ruins
-    those trained from scratch; pamr: pixels that look alike get alike scores (Araslanov and Roth 2020)."""
-
-    assignment: Literal["paper", "argmax"] = "argmax"
-    """paper: pixels above the map's mean, painted in ascending probability; argmax: the largest map scaled to sum 1."""
+__all__ = ["ExtractConfig"]
 
 
 class ExtractConfig(MapConfig):
@@ -99,7 +71,10 @@ class ExtractConfig(MapConfig):
     @classmethod
     def _readable(cls, recipes: tuple[str, ...]) -> tuple[str, ...]:
         """Each recipe once, by the shortest name that says it: scores are looked up by these."""
-        return tuple(dict.fromkeys(map(_canonical, recipes)))
+        try:
+            return tuple(dict.fromkeys(map(canonical_recipe, recipes)))
+        except ParamsError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _candidates_are_known(self) -> Self:
@@ -112,8 +87,6 @@ class ExtractConfig(MapConfig):
 
     @model_validator(mode="after")
     def _confidence_is_of_a_winner(self) -> Self:
-        from ctm.pseudomasks.recipes import parse_recipe  # reads the words from MapConfig
-
         if self.strategy == "auto":
             painting = [f"auto: {recipe}" for recipe in self.auto if parse_recipe(recipe)["assignment"] == "paper"]
         else:
@@ -124,12 +97,3 @@ class ExtractConfig(MapConfig):
                 f"the other ({', '.join(painting)}): take argmax, or leave confidence out"
             )
         return self
-
-
-def _canonical(recipe: str) -> str:
-    from ctm.pseudomasks.recipes import canonical_recipe
-
-    try:
-        return canonical_recipe(recipe)
-    except ParamsError as error:
-        raise ValueError(str(error)) from None

@@ -19,9 +19,9 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.ahead import helpers, mapped
 from ctm.pseudomasks.auto import choose
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import check_fill, decide
 from ctm.pseudomasks.joining import join_masks
 from ctm.pseudomasks.mask_shards import EncodedMask, end_masks, write_masks
+from ctm.pseudomasks.masks import check_fill, decide
 from ctm.pseudomasks.parts import CHOSEN, TOKENS, share_of
 from ctm.pseudomasks.readings import Reading, read_split, together
 from ctm.pseudomasks.token_choice import choose_tokens

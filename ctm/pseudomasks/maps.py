@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ctm.models.attention import record_patch_affinity
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.config import MapConfig
-from ctm.pseudomasks.refine import propagate
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.strategies import read_maps
 from ctm.pseudomasks.strategies.reading import Choose, ClassMaps, first_block
 from ctm.pseudomasks.views import mean_maps, views_of
 
-__all__ = ["ClassMaps", "class_maps"]
+__all__ = ["ClassMaps", "class_maps", "propagate"]
 
 
 def class_maps(
@@ -62,3 +62,20 @@ def _read(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfi
     if affinity.total is None:  # no block has a head left
         return found
     return ClassMaps(propagate(found.maps, affinity.total), found.logits, found.candidates)
+
+
+def propagate(maps: Tensor, affinity: Tensor) -> Tensor:
+    """Gives each patch the average of the patches it attends to (method section 4, "Propagation").
+
+    Args:
+        maps: (B, C, h0, w0).
+        affinity: patch-to-patch attention, (B, P, P) with P = h0 · w0, of any scale: each row is normalised to sum 1.
+            A row of zeros leaves its patch as it is.
+
+    Returns:
+        Maps of the same shape.
+    """
+    total = affinity.sum(dim=-1, keepdim=True)  # (B, P, 1)
+    flat = maps.flatten(2).transpose(1, 2).to(affinity.dtype)  # (B, P, C)
+    refined = torch.where(total > 0, affinity @ flat / total, flat)
+    return refined.transpose(1, 2).reshape(maps.shape)

@@ -18,7 +18,7 @@ from ctm.data.loaders import ShardDataset
 from ctm.data.shards import Split
 from ctm.data.transforms import mask_to_target
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.extract import PseudoMask
+from ctm.pseudomasks.masks import PseudoMask
 from ctm.stage import Metrics
 
 __all__ = [

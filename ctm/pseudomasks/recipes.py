@@ -7,7 +7,7 @@ from itertools import product
 from typing import TypeVar, get_args
 
 from ctm.errors import ParamsError
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 
 __all__ = ["all_recipes", "canonical_recipe", "needs_patch_head", "parse_recipe", "recipe_config", "recipe_name"]
 

@@ -11,7 +11,7 @@ from ctm.data.inputs import InputSpec
 from ctm.data.shards import Split
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import PseudoMask, extract_pseudomasks
+from ctm.pseudomasks.masks import PseudoMask, extract_pseudomasks
 
 __all__ = ["masks_of", "spread"]
 

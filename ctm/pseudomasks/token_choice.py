@@ -11,7 +11,7 @@ import numpy as np
 from ctm.data.shards import Split
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.masks import extract_pseudomasks
 from ctm.pseudomasks.samples import spread
 from ctm.stage import Metrics
 

@@ -23,7 +23,7 @@ from bench.sizes import Setting, Sizes
 from ctm.models.pruning import prune_heads
 from ctm.models.token_masking import mask_absent_tokens
 from ctm.pseudomasks.assign import assign_paper
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.maps import class_maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,9 +61,7 @@ def test_relevance_one_by_one_gives_the_batched_maps(blocks: int):
 def test_assignment_by_pixels_paints_the_same_and_fills_with_a_nearest_value():
     generator = torch.Generator().manual_seed(2)
     for _ in range(10):
-        maps, probabilities = torch.rand(4, 3, 2, generator=generator), torch.rand(4, generator=generator)
-        candidates = torch.tensor([True, False, True, True])
-        arguments = maps**3, probabilities, candidates, (13, 9)
+        arguments = torch.rand(3, 3, 2, generator=generator) ** 3, torch.rand(3, generator=generator), (13, 9)
         painted = paint_by_pixels(*arguments)
         np.testing.assert_array_equal(painted, assign_paper(*arguments, "ignore"))
         assert (painted == 255).any()

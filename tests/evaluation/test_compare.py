@@ -18,7 +18,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
 from ctm.params import Params
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.masks import extract_pseudomasks
 
 CPU = torch.device("cpu")
 INPUTS = InputSpec((32, 32), 15, 1e-4)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ctm.data.classes import ClassTable
-from ctm.pseudomasks.assign import assign, assign_argmax, assign_paper, confident_argmax, mask_values
+from ctm.pseudomasks.assign import Fill, assign_argmax, assign_paper, mask_values
 
 NONE = 255
 
@@ -18,16 +20,18 @@ def maps_of(*rows: list[float]) -> Tensor:
     return torch.tensor(rows)[:, None]
 
 
-def paper(maps: Tensor, probabilities: list[float], **options) -> list:
-    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
-    options.setdefault("size", tuple(maps.shape[1:]))
-    return assign_paper(maps, probabilities=torch.tensor(probabilities), **options).tolist()
+def paper(maps: Tensor, probabilities: list[float], fill: Fill = "ignore", *, size: Any = None) -> list:
+    return assign_paper(maps, torch.tensor(probabilities), size or tuple(maps.shape[1:]), fill).tolist()
 
 
-def argmax(maps: Tensor, probabilities: list[float], **options) -> list:
-    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
-    options.setdefault("size", tuple(maps.shape[1:]))
-    return assign_argmax(maps, probabilities=torch.tensor(probabilities), **options).tolist()
+def confident(maps: Tensor, probabilities: list[float], fill: Fill = "ignore", *, size: Any = None, **options: Any):
+    found = assign_argmax(maps, torch.tensor(probabilities), size or tuple(maps.shape[1:]), fill, **options)
+    assert [array.dtype for array in found] == [np.uint8] * 2
+    return tuple(array.tolist() for array in found)
+
+
+def argmax(*arguments: Any, **options: Any) -> list:
+    return confident(*arguments, **options)[0]
 
 
 def test_paper_foreground_is_at_or_above_the_maps_own_mean():
@@ -76,7 +80,7 @@ def test_paper_fill_nearest_spreads_in_taxicab_distance():
     maps = torch.zeros(2, 3, 6)
     maps[0, 0, 0], maps[1, 2, 5] = 1, 1
     expected = [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]]
-    mask = np.array(paper(maps, [0.9, 0.8], fill="nearest"))
+    mask = np.array(paper(maps, [0.9, 0.8], "nearest"))
     for row in range(3):
         for column in range(6):
             to_first, to_second = row + column, (2 - row) + (5 - column)
@@ -86,32 +90,19 @@ def test_paper_fill_nearest_spreads_in_taxicab_distance():
 
 def test_paper_fills_are_background_or_ignore():
     maps = maps_of([1, 0, 0], [0, 0, 1])
-    assert paper(maps, [0.9, 0.8], fill="ignore") == [[0, NONE, 1]]
-    assert paper(maps, [0.9, 0.8], fill="background", background=2) == [[0, 2, 1]]
-    assert paper(maps, [0.9, 0.8], fill="nearest")[0][1] in (0, 1)
+    assert paper(maps, [0.9, 0.8], "ignore") == [[0, NONE, 1]]
+    assert paper(maps, [0.9, 0.8], "background") == [[0, 2, 1]]
+    assert paper(maps, [0.9, 0.8], "nearest")[0][1] in (0, 1)
 
 
-def test_paper_classes_that_are_no_candidates_are_not_painted():
-    maps = maps_of([1, 0, 0], [0, 1, 0], [0, 0, 1])
-    candidates = torch.tensor([False, True, True])
-    assert paper(maps, [0.9, 0.8, 0.7], candidates=candidates) == [[NONE, 1, 2]]
-
-
-@pytest.mark.parametrize("rule", ["paper", "argmax"])
 @pytest.mark.parametrize("fill", ["nearest", "background", "ignore"])
-def test_without_a_candidate_the_whole_mask_is_255(rule: str, fill: str):
-    mask = assign(
-        torch.rand(3, 2, 2),
-        rule,
-        probabilities=torch.rand(3),
-        candidates=torch.zeros(3, dtype=torch.bool),
-        size=(5, 7),
-        fill=fill,
-        background=3,
-    )
-    assert mask.shape == (5, 7)
-    assert mask.dtype == np.uint8
-    assert (mask == NONE).all()
+def test_without_a_candidate_the_whole_mask_is_255_and_nothing_is_sure(fill: Fill):
+    nothing = torch.rand(0, 2, 2), torch.rand(0), (5, 7), fill
+    for mask in (assign_paper(*nothing), assign_argmax(*nothing)[0]):
+        assert mask.shape == (5, 7)
+        assert mask.dtype == np.uint8
+        assert (mask == NONE).all()
+    assert not assign_argmax(*nothing)[1].any()
 
 
 def test_argmax_compares_maps_scaled_to_sum_one():
@@ -127,52 +118,39 @@ def test_argmax_a_zero_map_takes_no_pixel_beside_another():
 def test_argmax_a_sole_candidate_takes_every_pixel_even_with_a_zero_map():
     for maps in (maps_of([0, 0, 0]), maps_of([0, 0, 5])):
         for fill in ("nearest", "ignore"):
-            assert argmax(maps, [0.2], fill=fill) == [[0, 0, 0]]
+            assert argmax(maps, [0.2], fill) == [[0, 0, 0]]
 
 
 def test_argmax_of_zero_maps_alone_goes_to_the_most_probable_candidate():
-    assert argmax(torch.zeros(3, 1, 2), [0.2, 0.6, 0.4], fill="nearest") == [[1, 1]]
-    candidates = torch.tensor([True, False, True])
-    assert argmax(torch.zeros(3, 1, 2), [0.2, 0.6, 0.4], candidates=candidates) == [[2, 2]]
+    assert argmax(torch.zeros(3, 1, 2), [0.2, 0.6, 0.4], "nearest") == [[1, 1]]
 
 
 def test_argmax_pixels_where_every_map_is_zero_are_filled():
     maps = maps_of([1, 0, 0, 0, 0], [0, 0, 0, 0, 1])
-    assert argmax(maps, [0.5, 0.5], fill="ignore") == [[0, NONE, NONE, NONE, 1]]
-    nearest = argmax(maps, [0.5, 0.5], fill="nearest")[0]
+    assert argmax(maps, [0.5, 0.5], "ignore") == [[0, NONE, NONE, NONE, 1]]
+    nearest = argmax(maps, [0.5, 0.5], "nearest")[0]
     assert (nearest[:2], nearest[3:]) == ([0, 0], [1, 1])
 
 
 def test_argmax_background_is_where_every_map_scaled_to_maximum_one_is_below_the_threshold():
     # scaled to maximum 1: [1 .5 .2 0 0] and [0 0 .1 .5 1]
     maps = maps_of([10, 5, 2, 0, 0], [0, 0, 1, 5, 10])
-    options = {"fill": "background", "background": 7}
-    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.3) == [[0, 0, 7, 1, 1]]
-    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.6) == [[0, 7, 7, 7, 1]]
-    assert argmax(maps, [0.5, 0.5], **options, background_threshold=0.15) == [[0, 0, 0, 1, 1]]
-    assert argmax(maps_of([0, 1, 4]), [0.5], **options, background_threshold=0.5) == [[7, 7, 0]]
-    assert argmax(maps_of([0, 0]), [0.5], **options, background_threshold=0.5) == [[7, 7]]
+    assert argmax(maps, [0.5, 0.5], "background", background_threshold=0.3) == [[0, 0, 2, 1, 1]]
+    assert argmax(maps, [0.5, 0.5], "background", background_threshold=0.6) == [[0, 2, 2, 2, 1]]
+    assert argmax(maps, [0.5, 0.5], "background", background_threshold=0.15) == [[0, 0, 0, 1, 1]]
+    assert argmax(maps_of([0, 1, 4]), [0.5], "background", background_threshold=0.5) == [[1, 1, 0]]
+    assert argmax(maps_of([0, 0]), [0.5], "background", background_threshold=0.5) == [[1, 1]]
 
 
 def test_argmax_background_without_a_threshold_is_below_otsus():
     # scaled to maximum 1: [1 .9 .8 .1 0]; the widest gap is between .1 and .8
-    options = {"fill": "background", "background": 7, "background_threshold": None}
-    assert argmax(maps_of([10, 9, 8, 1, 0]), [0.5], **options) == [[0, 0, 0, 7, 7]]
-    assert argmax(maps_of([3, 3, 3]), [0.5], **options) == [[0, 0, 0]]
+    assert argmax(maps_of([10, 9, 8, 1, 0]), [0.5], "background", background_threshold=None) == [[0, 0, 0, 1, 1]]
+    assert argmax(maps_of([3, 3, 3]), [0.5], "background", background_threshold=None) == [[0, 0, 0]]
 
 
 def test_argmax_of_normalised_maps_compares_them_as_they_are():
     maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
     assert argmax(maps, [0.1, 0.9], normalised=True) == [[1, 1, 1, 1]]
-
-
-def confident(maps: Tensor, probabilities: list[float], **options) -> tuple[list, list]:
-    options = {"candidates": torch.ones(len(maps), dtype=torch.bool), "fill": "ignore", **options}
-    options.setdefault("size", tuple(maps.shape[1:]))
-    mask, confidence = confident_argmax(maps, probabilities=torch.tensor(probabilities), **options)
-    assert mask.dtype == confidence.dtype == np.uint8
-    assert mask.tolist() == argmax(maps, probabilities, **options)
-    return mask.tolist(), confidence.tolist()
 
 
 def test_confidence_is_the_winners_share_of_the_maps_divided_by_their_sums():
@@ -193,18 +171,17 @@ def test_confidence_is_full_where_only_one_class_can_be_and_none_where_no_map_sa
     assert confident(maps_of([0, 0, 5]), [0.2])[1] == [[255, 255, 255]]
     maps = maps_of([1, 0, 0], [0, 0, 1])
     assert confident(maps, [0.5, 0.5]) == ([[0, NONE, 1]], [[255, 0, 255]])
-    assert confident(maps, [0.5, 0.5], fill="nearest")[1] == [[255, 0, 255]]
+    assert confident(maps, [0.5, 0.5], "nearest")[1] == [[255, 0, 255]]
     assert confident(torch.zeros(2, 1, 2), [0.2, 0.6]) == ([[1, 1]], [[0, 0]])
-    assert confident(torch.ones(2, 1, 2), [0.2, 0.6], candidates=torch.tensor([False, False]))[1] == [[0, 0]]
 
 
 def test_confidence_beside_background_grows_with_the_distance_from_the_threshold():
-    options = {"fill": "background", "background": 7, "background_threshold": 0.3}
+    options = {"fill": "background", "background_threshold": 0.3}
     mask, confidence = confident(maps_of([10, 5, 2, 0, 0], [0, 0, 1, 5, 10]), [0.5, 0.5], **options)
-    assert mask == [[0, 0, 7, 1, 1]]
+    assert mask == [[0, 0, 2, 1, 1]]
     assert confidence == [[255, round(255 * 0.2 / 0.7), round(255 * 0.1 / 0.3), round(255 * 0.2 / 0.7), 255]]
     only = confident(maps_of([10, 3, 2.4, 0]), [0.5], **options)
-    assert only == ([[0, 0, 7, 7]], [[255, 0, 51, 255]])
+    assert only == ([[0, 0, 1, 1]], [[255, 0, 51, 255]])
     for threshold in (0.0, 0.3, None):
         assert confident(torch.zeros(1, 1, 2), [0.5], **{**options, "background_threshold": threshold})[1] == [[0, 0]]
 
@@ -222,27 +199,8 @@ def test_tiny_maps_do_not_vanish():
     assert paper(maps, [0.5, 0.5]) == [[0, 1]]
 
 
-@pytest.mark.parametrize("background", [None, -1, 255])
-def test_fill_background_without_a_paintable_value_is_refused(background: int | None):
-    with pytest.raises(ValueError, match="from 0 to 254"):
-        paper(torch.ones(2, 1, 1), [0.5, 0.5], fill="background", background=background)
-
-
-def test_assign_picks_the_rule_by_name():
-    options = {
-        "probabilities": torch.tensor([0.9, 0.8]),
-        "candidates": torch.tensor([True, True]),
-        "size": (1, 4),
-        "fill": "ignore",
-    }
-    maps = maps_of([1, 1, 0, 0], [10, 20, 30, 40])
-    assert np.array_equal(assign(maps, "paper", **options), assign_paper(maps, **options))
-    assert np.array_equal(assign(maps, "argmax", **options), assign_argmax(maps, **options))
-    assert not np.array_equal(assign(maps[:, :, [3, 0, 1, 2]], "paper", **options), assign(maps, "argmax", **options))
-
-
-def test_mask_values_turn_token_indices_into_the_data_sets_own():
-    tokens = np.array([[0, 1, 2, 255]], dtype=np.uint8)
-    assert mask_values(tokens, ClassTable(("a", "b", "c"))).tolist() == [[0, 1, 2, 255]]
-    with_background = ClassTable(("sky", "background", "sea"), background=1)
-    assert mask_values(tokens, with_background).tolist() == [[0, 2, 1, 255]]
+def test_mask_values_turn_places_of_candidates_into_the_data_sets_own():
+    places = np.array([[0, 1, 2, 255]], dtype=np.uint8)
+    assert mask_values(places, ClassTable(("a", "b", "c", "d")), [0, 2, 3]).tolist() == [[0, 2, 3, 255]]
+    with_background = ClassTable(("sky", "background", "sea", "land"), background=1)
+    assert mask_values(places, with_background, [1, 2]).tolist() == [[2, 3, 1, 255]]

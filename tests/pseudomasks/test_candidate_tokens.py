@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.candidate_tokens import candidate_maps, equal_counts, windows
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.maps import class_maps
 from ctm.pseudomasks.strategies import STRATEGIES
 from tests.pseudomasks.naive import CLASSES, close, make_model

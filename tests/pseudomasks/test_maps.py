@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctm.models.pruning import prune_heads
-from ctm.pseudomasks.config import MapConfig
-from ctm.pseudomasks.maps import class_maps
+from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.maps import class_maps, propagate
 from ctm.pseudomasks.strategies import STRATEGIES
 from tests.pseudomasks.naive import (
     CANDIDATES,
@@ -139,3 +139,12 @@ def test_maps_of_a_model_in_training_are_refused():
 def test_scales_that_give_no_image_are_refused(scales: tuple[float, ...]):
     with pytest.raises(ValueError, match="scales"):
         MapConfig(scales=scales)
+
+
+def test_propagation_gives_each_patch_the_row_normalised_average_of_the_patches_it_attends_to():
+    maps = torch.tensor([[[[1.0, 4.0]], [[0.0, 8.0]]]])  # (1, 2, 1, 2)
+    affinity = torch.tensor([[[3.0, 1.0], [0.0, 0.5]]])
+    # patch 0: 3/4 of itself, 1/4 of patch 1; patch 1: itself
+    assert torch.allclose(propagate(maps, affinity), torch.tensor([[[[1.75, 4.0]], [[2.0, 8.0]]]]))
+    none = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])  # patch 0 attends to no patch, and stays as it is
+    assert torch.equal(propagate(maps, none), torch.tensor([[[[1.0, 1.0]], [[0.0, 0.0]]]]))

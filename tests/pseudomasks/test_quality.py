@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.pseudomasks.extract import PseudoMask
+from ctm.pseudomasks.masks import PseudoMask
 from ctm.pseudomasks.quality import (
     Regions,
     agreement,

@@ -15,7 +15,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import decide, extract_pseudomasks
+from ctm.pseudomasks.masks import decide, extract_pseudomasks
 from ctm.pseudomasks.readings import read_split, together
 
 CLASSES = ClassTable(tuple("abcdefgh"))

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from ctm.errors import ParamsError
 from ctm.evaluation.config import EvaluateConfig
-from ctm.pseudomasks.config import ExtractConfig, MapConfig
+from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.recipes import all_recipes, needs_patch_head, parse_recipe, recipe_config, recipe_name
 
 STRATEGIES = get_args(MapConfig.model_fields["strategy"].annotation)

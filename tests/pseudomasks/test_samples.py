@@ -12,7 +12,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
 from ctm.params import Params
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.masks import extract_pseudomasks
 from ctm.pseudomasks.samples import masks_of, spread
 
 

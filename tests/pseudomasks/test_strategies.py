@@ -9,7 +9,7 @@ from torch import Tensor
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.strategies import STRATEGIES, read_maps
 from ctm.pseudomasks.strategies.reading import ClassMaps
 from tests.pseudomasks.naive import CANDIDATES, CLASSES, DEPTH, GRID, close, make_model, naive_forward, naive_maps

@@ -11,7 +11,7 @@ import pytest
 from ctm.data.shards import ShardFolder, Split
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.extract import extract_pseudomasks
+from ctm.pseudomasks.masks import extract_pseudomasks
 from ctm.pseudomasks.token_choice import TokenChoice, choose_tokens
 from tests.pseudomasks.test_readings import CLASSES, INPUTS, WORK, model
 

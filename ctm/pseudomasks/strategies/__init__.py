@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.strategies.attention import attention
 from ctm.pseudomasks.strategies.cam import cam
 from ctm.pseudomasks.strategies.fused import fused

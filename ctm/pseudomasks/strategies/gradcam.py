@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.strategies.gradients import candidate_gradients
 from ctm.pseudomasks.strategies.reading import Choose, ClassMaps, first_block
 

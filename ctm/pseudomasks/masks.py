@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ctm.data.classes import IGNORE, ClassTable
+from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import Split
 from ctm.errors import ParamsError
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.assign import assign, confident_argmax, mask_values
+from ctm.pseudomasks.assign import assign_argmax, assign_paper, mask_values
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.readings import Reading, read_split
 
@@ -34,7 +32,7 @@ class PseudoMask:
         candidates: (C,) the classes that could be painted.
         logits: (C,) of the classifier.
         confidence: (H, W) the winner's share of the candidates' maps, 0..255; None unless the configuration asks for
-            it and the rule is argmax: see ``confident_argmax``.
+            it: see ``assign_argmax``.
     """
 
     index: int
@@ -78,37 +76,27 @@ def decide(reading: Reading, *, classes: ClassTable, config: ExtractConfig) -> P
     Only the candidates' maps are touched: what an image costs does not grow with the number of classes.
     """
     chosen = reading.candidates.nonzero().flatten()  # (K,)
-    how: dict[str, Any] = {
-        "probabilities": reading.logits.sigmoid()[chosen],
-        "candidates": torch.ones(len(chosen), dtype=torch.bool),
-        "size": reading.size,
-        "fill": config.fill,
-        "background": len(chosen) if config.fill == "background" else None,
-        "background_threshold": config.background_threshold,
-        "normalised": reading.refined is not None,
-    }
     maps = reading.maps[chosen] if reading.refined is None else reading.refined
-    confidence = None
-    if config.confidence and config.assignment == "argmax":
-        mask, confidence = confident_argmax(maps, **how)
+    probabilities, confidence = reading.logits.sigmoid()[chosen], None
+    if config.assignment == "paper":
+        mask = assign_paper(maps, probabilities, reading.size, config.fill)
     else:
-        mask = assign(maps, config.assignment, **how)
+        mask, confidence = assign_argmax(
+            maps,
+            probabilities,
+            reading.size,
+            config.fill,
+            config.background_threshold,
+            normalised=reading.refined is not None,
+        )
     return PseudoMask(
         index=reading.index,
-        mask=mask_values(_of_all(mask, chosen, classes=len(reading.candidates)), classes),
+        mask=mask_values(mask, classes, chosen.tolist()),
         maps=reading.maps.numpy(),
         candidates=reading.candidates.numpy(),
         logits=reading.logits.numpy(),
-        confidence=confidence,
+        confidence=confidence if config.confidence else None,
     )
-
-
-def _of_all(mask: NDArray[np.uint8], chosen: Tensor, *, classes: int) -> NDArray[np.uint8]:
-    """A mask whose values count the K candidates, K for the background, with the indices of all classes instead."""
-    table = np.full(256, IGNORE, dtype=np.uint8)
-    table[: len(chosen)] = chosen.numpy()
-    table[len(chosen)] = classes
-    return np.asarray(table[mask])
 
 
 def check_fill(config: ExtractConfig, classes: ClassTable) -> None:
