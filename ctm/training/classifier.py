@@ -22,15 +22,13 @@ from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ranking import has_learned
 from ctm.runtime.context import Context, Precision
 from ctm.stage import Metrics
-from ctm.training.batches import make_loaders
-from ctm.training.checkpoints import open_round
 from ctm.training.config import TrainClassifierConfig
-from ctm.training.device import GATE_STREAM, MASKING_STREAM, at_least_fp32, pick_device, setup_fabric, step_seed
+from ctm.training.device import GATE_STREAM, MASKING_STREAM, at_least_fp32, step_seed
 from ctm.training.head_selection import HeadSelection
 from ctm.training.history import kept_row
-from ctm.training.loop import Batch, Progress, fit
-from ctm.training.optimiser import build_optimiser, fuses
-from ctm.training.processes import ALONE, Processes, joined
+from ctm.training.loop import Batch, Progress
+from ctm.training.processes import ALONE, Processes
+from ctm.training.session import Session
 
 __all__ = ["ClassifierTask", "train_classifier"]
 
@@ -159,35 +157,22 @@ def train_classifier(
         ModelError: the model cannot be built as asked, the loss is not finite, or every head was shut.
     """
     inputs = data.input_spec(model.size)
-    device = pick_device(context.device, context.launch)
-    torch.manual_seed(seed)
-    network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)
-    if training.grad_checkpointing:
-        network.set_grad_checkpointing()
-    train = ShardDataset(data.split("train"), inputs, augment=training.augment, seed=seed)
-    loaders = make_loaders(
-        {"train": train, "val": ShardDataset(data.split("val"), inputs)},
-        training,
-        seed=seed,
-        context=context,
-        device=device,
-    )
-    with joined(context.launch, device) as processes:
-        history = fit(
-            ClassifierTask(training, data.classes, seed=seed, processes=processes),
+    with Session.opened(training, seed=seed, precision=precision, context=context) as session:
+        torch.manual_seed(seed)
+        network = ClassTokenViT(model, gates, num_classes=len(data.classes.tokens), in_channels=data.channels)
+        if training.grad_checkpointing:
+            network.set_grad_checkpointing()
+        train = ShardDataset(data.split("train"), inputs, augment=training.augment, seed=seed)
+        loaders = session.loaders({"train": train, "val": ShardDataset(data.split("val"), inputs)})
+        history = session.fit(
+            ClassifierTask(training, data.classes, seed=seed, processes=session.processes),
             network,
-            build_optimiser(
-                network, training, rates=_rates(training), group_of=_group_of, fused=fuses(device, precision)
-            ),
-            fabric=setup_fabric(device, precision, processes),
-            loaders=loaders,
-            config=training,
-            seed=seed,
-            checkpoints=open_round(context),
-            processes=processes,
+            loaders,
+            rates=_rates(training),
+            group_of=_group_of,
             before_step=_head_selection(network, training, batches=len(loaders["train"])),
         )
-    network.cpu().float()
+    network.cpu()
     _warn_of_chance(kept_row(history, keep=training.keep, monitor="val_map"))
     if not any(bool(gate.open_heads().any()) for gate in network.gates):
         raise ModelError(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ctm.data.classes import IGNORE, ClassTable, check_same_classes
 from ctm.data.inputs import InputSpec
@@ -21,15 +20,13 @@ from ctm.evaluation.masks import MaskScore
 from ctm.models.segmenter import SegmenterSpec, build_segmenter, freeze_encoder, set_grad_checkpointing
 from ctm.models.vit_segmenter import ARCH as VIT
 from ctm.runtime.context import Context, Precision
-from ctm.training.batches import make_loaders
-from ctm.training.checkpoints import open_round
 from ctm.training.config import TrainSegmenterConfig
-from ctm.training.device import at_least_fp32, decoding_workers, pick_device, setup_fabric
-from ctm.training.loop import Batch, Progress, fit
+from ctm.training.device import at_least_fp32, decoding_workers
+from ctm.training.loop import Batch, Progress
 from ctm.training.noisy_labels import LOSSES
-from ctm.training.optimiser import build_optimiser, fuses
-from ctm.training.processes import ALONE, Processes, joined
+from ctm.training.processes import ALONE, Processes
 from ctm.training.self_training import number_rows, write_own_masks
+from ctm.training.session import Session
 from ctm.training.statistics import share_statistics
 
 __all__ = ["SegmenterTask", "train_segmenter"]
@@ -101,20 +98,9 @@ def train_segmenter(
         ModelError: the segmenter cannot be built as asked, or the loss is not finite.
     """
     check_same_classes(shards=data.classes, pseudomasks=pseudomasks.classes)
-    device = pick_device(context.device, context.launch)
-    with joined(context.launch, device) as processes:
-        course = _Course(
-            data=data,
-            pseudomasks=pseudomasks,
-            inputs=data.input_spec(image_size),
-            spec=SegmenterSpec(training.arch, training.encoder, training.options),
-            training=training,
-            seed=seed,
-            precision=precision,
-            context=context,
-            device=device,
-            processes=processes,
-        )
+    with Session.opened(training, seed=seed, precision=precision, context=context) as session:
+        spec = SegmenterSpec(training.arch, training.encoder, training.options)
+        course = _Course(data, pseudomasks, data.input_spec(image_size), spec, training, session)
         network, history = course.learn(_first_lesson(data, pseudomasks, training), number=0)
         for number in range(1, training.self_training + 1):
             logger.info("self-training, round %d of %d", number, training.self_training)
@@ -141,39 +127,26 @@ class _Course:
     inputs: InputSpec
     spec: SegmenterSpec
     training: TrainSegmenterConfig
-    seed: int
-    precision: Precision
-    context: Context
-    device: torch.device
-    processes: Processes
+    session: Session
 
     def learn(self, lesson: _Lesson, *, number: int) -> tuple[nn.Module, list[dict[str, Any]]]:
         """Trains a fresh segmenter; returns it and its rows of the history. Round 0 is the first."""
         network = self._fresh()
-        history = fit(
-            SegmenterTask(self.data.classes, loss=self.training.loss, processes=self.processes),
+        history = self.session.fit(
+            SegmenterTask(self.data.classes, loss=self.training.loss, processes=self.session.processes),
             network,
-            build_optimiser(
-                network,
-                self.training,
-                rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
-                group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
-                fused=fuses(self.device, self.precision),
-            ),
-            fabric=setup_fabric(self.device, self.precision, self.processes),
-            loaders=self._loaders(lesson),
-            config=self.training,
-            seed=self.seed,
-            checkpoints=open_round(self.context, number),
-            processes=self.processes,
+            self.session.loaders(self._datasets(lesson)),
+            rates={"encoder": self.training.lr, "decoder": self.training.decoder_lr or self.training.lr},
+            group_of=lambda name: "encoder" if name.startswith("encoder.") else "decoder",
+            number=number,
         )
-        network.float()  # what it learned in double precision it applies in single
         return network, number_rows(history, number) if self.training.self_training else history
 
     def next_lesson(self, network: nn.Module, *, number: int) -> _Lesson:
         """The train split as ``network`` sees it, for the round of that number."""
-        folder = self.context.checkpoints / f"masks-{number}"
-        if self.processes.is_first:
+        context, device, processes = self.session.context, self.session.device, self.session.processes
+        folder = context.checkpoints / f"masks-{number}"
+        if processes.is_first:
             write_own_masks(
                 folder,
                 network,
@@ -181,11 +154,11 @@ class _Course:
                 self.pseudomasks.split("train"),
                 self.inputs,
                 classes=self.data.classes,
-                device=self.device,
+                device=device,
                 batch_size=self.training.batch_size,
-                workers=decoding_workers(self.context, self.device),
+                workers=decoding_workers(context, device),
             )
-        self.processes.wait()
+        processes.wait()
         if not folder.is_dir():
             raise ArtifactError(
                 f"{folder} is missing, which the first process has written: self_training on several machines needs "
@@ -195,19 +168,19 @@ class _Course:
 
     def _fresh(self) -> nn.Module:
         """A segmenter with its first weights, the same in every round."""
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.session.seed)
         classes = len(self.data.classes.names)
         network = build_segmenter(self.spec, self.inputs, num_classes=classes, pretrained=self.training.pretrained)
-        if self.training.arch != VIT and self.precision in HALF:
+        if self.training.arch != VIT and self.session.precision in HALF:
             network.to(memory_format=torch.channels_last)
         if self.training.freeze_encoder:
             freeze_encoder(network)
         if self.training.grad_checkpointing:
             set_grad_checkpointing(network)
-        return share_statistics(network, self.device, self.processes)
+        return share_statistics(network, self.session.device, self.session.processes)
 
-    def _loaders(self, lesson: _Lesson) -> dict[str, DataLoader[Batch]]:
-        """Batches of train with the masks to be learned, and of val with its pseudo-masks if it has any.
+    def _datasets(self, lesson: _Lesson) -> dict[str, ShardDataset]:
+        """Images of train with the masks to be learned, and of val with its pseudo-masks if it has any.
 
         The epochs are compared by pseudo-masks even where the truth is learned: chosen by the truth of val, the upper
         bound would be scored on what it was chosen by.
@@ -220,13 +193,12 @@ class _Course:
             min_confidence=self.training.min_confidence,
             samples=lesson.samples,
             augment=self.training.augment,
-            seed=self.seed,
+            seed=self.session.seed,
         )
-        datasets = {"train": train}
-        if "val" in self.pseudomasks.splits:
-            val = self.pseudomasks.split("val")
-            datasets["val"] = ShardDataset(self.data.split("val"), self.inputs, masks=val)
-        return make_loaders(datasets, self.training, seed=self.seed, context=self.context, device=self.device)
+        if "val" not in self.pseudomasks.splits:
+            return {"train": train}
+        val = ShardDataset(self.data.split("val"), self.inputs, masks=self.pseudomasks.split("val"))
+        return {"train": train, "val": val}
 
 
 def _first_lesson(data: ShardFolder, pseudomasks: ShardFolder, training: TrainSegmenterConfig) -> _Lesson:
