@@ -18,7 +18,7 @@ from ctm.errors import ParamsError
 from ctm.evaluation.config import EvaluateConfig
 from ctm.models.config import GatesConfig, ModelConfig, PruneHeadsConfig
 from ctm.pseudomasks.config import ExtractConfig
-from ctm.pseudomasks.recipes import needs_patch_head
+from ctm.pseudomasks.recipes import needs_patch_head, without_patch_head
 from ctm.runtime.context import Precision
 from ctm.stage import Config
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
@@ -82,10 +82,7 @@ class Params(Config):
         for name, entries in named.items():
             wanting = [entry for entry in entries if needs_patch_head(entry)]
             if wanting and not self.model.patch_head:
-                raise ValueError(
-                    f"{name}: {', '.join(wanting)} reads the patch head, but model.patch_head is false: "
-                    "set it to true, or choose another strategy"
-                )
+                raise ValueError(f"{name}: {without_patch_head(wanting)}")
         return self
 
     @model_validator(mode="after")

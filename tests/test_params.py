@@ -155,7 +155,7 @@ def test_the_last_override_wins(demo: Path):
         ("train_classifier.masking_warmup_epochs=99", "masking_warmup_epochs (99) is more than epochs (12)"),
         (
             "extract_pseudomasks={strategy: auto, auto: [cam, fused]}",
-            "extract_pseudomasks.auto: cam, fused reads the patch head, but model.patch_head is false",
+            "extract_pseudomasks.auto: cam, fused reads the patch head, which the classifier does not have",
         ),
         (
             "extract_pseudomasks={tokens: candidates, label_source: predicted}",

@@ -26,7 +26,7 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.quality import Regions, best_recipe, label_free_scores
 from ctm.pseudomasks.ranking import has_learned, not_learned, rank
-from ctm.pseudomasks.recipes import canonical_recipe, needs_patch_head, recipe_config
+from ctm.pseudomasks.recipes import canonical_recipe, needs_patch_head, recipe_config, without_patch_head
 from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
@@ -132,10 +132,7 @@ def compare_strategies(
     """
     recipes = list(dict.fromkeys(map(canonical_recipe, recipes)))
     if not model.config.patch_head and (wanting := [recipe for recipe in recipes if needs_patch_head(recipe)]):
-        raise ModelError(
-            f"{', '.join(wanting)} reads the patch head, and the classifier has none: leave it out, or set "
-            "model.patch_head: true and train again."
-        )
+        raise ModelError(without_patch_head(wanting))
     shown = [indices[place] for place in spread(len(indices), panels)]
     work: dict[str, Any] = {"model": model, "split": split, "inputs": inputs, "classes": classes, "device": device}
     tried = {recipe: _try(recipe, indices, shown, config=config, **work) for recipe in recipes}

@@ -259,24 +259,16 @@ class ClassTokenViT(nn.Module):
         classes = self.norm(tokens[:, : self.num_classes])
         return cast("Tensor", self.head(classes, self._chosen))
 
-    def patch_scores(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def patch_scores(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patch head's logits of every patch, (B, C, h0, w0), from the last block's output (B, N, D).
 
         Args:
             tokens: the last block's output.
-            grid: of the images' patches, where they are not of the model's own size.
-
-        Raises:
-            ModelError: the model has no patch head.
+            grid: of the images' patches; see ``grid_of``.
         """
-        if self.patch_head is None:
-            raise ModelError(
-                "the classifier has no patch head, which the map strategies cam and fused read: set model.patch_head: "
-                "true and train it again, or choose another strategy"
-            )
-        rows, columns = grid or self.grid
-        scores = self.patch_head(self.norm(tokens[:, self.patches_of((rows, columns))]), self._chosen)
-        return cast("Tensor", scores.transpose(1, 2).reshape(len(tokens), -1, rows, columns))
+        patches = self.norm(tokens[:, self.patches_of(grid)])
+        scores = cast("PatchHead", self.patch_head)(patches, self._chosen)
+        return cast("Tensor", scores.transpose(1, 2).reshape(len(tokens), -1, *grid))
 
     @torch.inference_mode()
     def attention_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:

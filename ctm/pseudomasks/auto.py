@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.quality import Regions, best_recipe, label_free_scores
-from ctm.pseudomasks.recipes import needs_patch_head, recipe_config
+from ctm.pseudomasks.recipes import needs_patch_head, recipe_config, without_patch_head
 from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
@@ -63,30 +64,13 @@ def choose(
         ModelError: every recipe needs a patch head, and the model has none.
     """
     indices = spread(len(split), config.auto_images)
+    work: dict[str, Any] = {"model": model, "split": split, "inputs": inputs, "classes": classes, "device": device}
     regions: dict[str, list[Regions]] = {}
     for recipe in _possible(config, model):
-        masks = masks_of(
-            indices,
-            model,
-            split,
-            inputs,
-            classes=classes,
-            config=recipe_config(recipe, config),
-            device=device,
-            workers=workers,
-            description=f"auto: {recipe}",
-        )
+        wanted, about = recipe_config(recipe, config), f"auto: {recipe}"
+        masks = masks_of(indices, config=wanted, workers=workers, description=about, **work)
         regions[recipe] = [Regions.of(found, inputs) for found in masks]
-    scores = label_free_scores(
-        regions,
-        indices,
-        model=model,
-        split=split,
-        inputs=inputs,
-        classes=classes,
-        batch_size=config.batch_size,
-        device=device,
-    )
+    scores = label_free_scores(regions, indices, batch_size=config.batch_size, **work)
     recipe = best_recipe(scores)
     logger.info("auto chooses %s by %d images without truth: %s", recipe, len(indices), _listed(scores))
     return Choice(recipe, recipe_config(recipe, config), scores)
@@ -101,10 +85,7 @@ def _possible(config: ExtractConfig, model: ClassTokenViT) -> list[str]:
     if skipped := [recipe for recipe in recipes if recipe not in possible]:
         logger.info("auto leaves out %s: the classifier has no patch head (model.patch_head)", ", ".join(skipped))
     if not possible:
-        raise ModelError(
-            "extract_pseudomasks.auto: every recipe needs a patch head, and the classifier has none. Set "
-            "model.patch_head: true and train again, or name other recipes, such as relevance."
-        )
+        raise ModelError(f"extract_pseudomasks.auto: {without_patch_head(recipes)}")
     return possible
 
 

@@ -9,7 +9,15 @@ from typing import TypeVar, get_args
 from ctm.errors import ParamsError
 from ctm.pseudomasks.map_config import MapConfig
 
-__all__ = ["all_recipes", "canonical_recipe", "needs_patch_head", "parse_recipe", "recipe_config", "recipe_name"]
+__all__ = [
+    "all_recipes",
+    "canonical_recipe",
+    "needs_patch_head",
+    "parse_recipe",
+    "recipe_config",
+    "recipe_name",
+    "without_patch_head",
+]
 
 C = TypeVar("C", bound=MapConfig)
 
@@ -89,6 +97,14 @@ def all_recipes(*, patch_head: bool, further: Iterable[str] = ()) -> tuple[str, 
 def needs_patch_head(entry: str) -> bool:
     """Whether a strategy or recipe reads the patch head, which a classifier has with ``model.patch_head`` alone."""
     return entry.split("+")[0] in OF_PATCH_HEAD
+
+
+def without_patch_head(entries: Iterable[str]) -> str:
+    """What to say where recipes read the patch head and the classifier has none."""
+    return (
+        f"{', '.join(entries)} reads the patch head, which the classifier does not have: set model.patch_head: true "
+        "and train it, or choose another strategy, such as relevance."
+    )
 
 
 def _natural(strategy: str) -> str:

@@ -395,7 +395,7 @@ def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size:
     model, images = with_open_gates(tiny(patch_head=True)), torch.randn(2, 3, *size)
     tokens = model.encode(model.embed(images))
     grid = model.grid_of(images)
-    scores = model.patch_scores(tokens, None if size == (8, 12) else grid)
+    scores = model.patch_scores(tokens, grid)
     assert scores.shape == (2, 5, *grid)
     for row in range(grid[0]):
         for column in range(grid[1]):
@@ -403,12 +403,6 @@ def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size:
             assert torch.allclose(scores[:, :, row, column], model.patch_head.linear(token), atol=1e-5)
     logits = model.training_logits(images, torch.ones(2, 5, dtype=torch.bool), masking_ratio=0.5)
     assert torch.allclose(logits.patches, pool_by_rank(scores.flatten(2).transpose(1, 2)), atol=1e-5)
-
-
-def test_patch_scores_of_a_model_without_patch_head_say_what_to_set():
-    model = tiny()
-    with pytest.raises(ModelError, match=r"model\.patch_head: true and train"):
-        model.patch_scores(model.embed(torch.randn(1, 3, 8, 12)))
 
 
 def test_a_patch_head_changes_nothing_else():

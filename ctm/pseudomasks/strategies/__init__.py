@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.recipes import needs_patch_head, without_patch_head
 from ctm.pseudomasks.strategies.attention import attention
 from ctm.pseudomasks.strategies.cam import cam
 from ctm.pseudomasks.strategies.fused import fused
@@ -43,4 +45,6 @@ def read_maps(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapC
         ModelError: the strategy reads a patch head that the model does not have.
         ValueError: the model has fewer blocks than asked for.
     """
+    if model.patch_head is None and needs_patch_head(config.strategy):
+        raise ModelError(without_patch_head([config.strategy]))
     return STRATEGIES[config.strategy](model, images, choose, config)
