@@ -21,7 +21,7 @@ from ctm.models.config import GatesConfig, ModelConfig
 from ctm.models.gates import HardConcreteGate
 from ctm.models.patch_head import PatchHead, pool_by_rank
 from ctm.models.token_masking import mask_absent_tokens
-from ctm.models.weights import DOWNLOAD_HINT, check_weights
+from ctm.models.weights import create_vit
 
 __all__ = ["ClassTokenViT", "TrainingLogits"]
 
@@ -317,19 +317,9 @@ def _build_backbone(config: ModelConfig, in_channels: int) -> VisionTransformer:
         "drop_path_rate": config.drop_path,
         **given,
     }
-    try:
-        if isinstance(config.pretrained, str):
-            with torch.device("meta"):
-                skeleton = timm.create_model(config.backbone, **arguments)
-            check_weights(config.pretrained, skeleton, parameter="model.pretrained")
-            arguments["pretrained_cfg_overlay"] = {"file": config.pretrained}
-        vit = timm.create_model(config.backbone, pretrained=bool(config.pretrained), **arguments)
-    except (AssertionError, OSError, RuntimeError) as error:
-        hint = f" {DOWNLOAD_HINT}" if config.pretrained is True else ""
-        raise ModelError(
-            f"backbone {config.backbone!r} cannot be built with {given or 'its own sizes'} and "
-            f"pretrained={config.pretrained!r}: {error}.{hint}"
-        ) from error
+    vit = create_vit(
+        config.backbone, config.pretrained, arguments, sizes=given, what="backbone", parameter="model.pretrained"
+    )
     if vit.pos_embed is None:
         raise ModelError(f"backbone {config.backbone!r} has no learned position embedding; choose another")
     return cast("VisionTransformer", vit)
@@ -362,7 +352,7 @@ def _gate_heads(block: nn.Module, backbone: str, gates: GatesConfig) -> GatedAtt
     attention = getattr(block, "attn", None)
     if not isinstance(attention, Attention):
         raise ModelError(f"backbone {backbone!r} has blocks without plain self-attention; choose another")
-    return GatedAttention(attention, HardConcreteGate(attention.num_heads, **gates.model_dump()))
+    return GatedAttention(attention, HardConcreteGate(attention.num_heads, gates))
 
 
 def _start_token(pretrained: Tensor | None, count: int, width: int) -> Tensor:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ctm.models.config import GatesConfig
+
 __all__ = ["HardConcreteGate"]
 
 MARGIN = 1e-6
@@ -22,20 +24,12 @@ class HardConcreteGate(nn.Module):
             then arrives at a as it is.
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        *,
-        initial: float = 2.5,
-        beta: float = 0.33,
-        gamma: float = -0.1,
-        zeta: float = 1.1,
-        hard: bool = True,
-    ) -> None:
-        """Starts every gate at logit ``initial``; the other arguments are those of ``GatesConfig``."""
+    def __init__(self, num_heads: int, config: GatesConfig) -> None:
+        """Starts every gate at the same logit."""
         super().__init__()
-        self.beta, self.gamma, self.zeta, self.hard, self.sampled = beta, gamma, zeta, hard, True
-        self.log_alpha = nn.Parameter(torch.full((num_heads,), float(initial)))
+        self.beta, self.gamma, self.zeta, self.hard = config.beta, config.gamma, config.zeta, config.hard
+        self.sampled = True
+        self.log_alpha = nn.Parameter(torch.full((num_heads,), config.initial))
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
         """The gates' values, (H,): one sample in training, exactly 0 or 1 (open iff a > 0) in evaluation.

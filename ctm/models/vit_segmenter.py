@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from ctm.data.inputs import InputSpec
 from ctm.errors import ModelError
-from ctm.models.weights import DOWNLOAD_HINT, check_weights
+from ctm.models.weights import create_vit
 
 __all__ = ["ARCH", "VitSegmenter", "build_vit_segmenter"]
 
@@ -120,19 +120,8 @@ def _check_names(encoder: str, options: Mapping[str, Any]) -> None:
 def _build_encoder(name: str, sizes: Mapping[str, Any], inputs: InputSpec, pretrained: bool | str) -> nn.Module:
     """Timm's model without its head, with weights and positions adapted to the channels and the image size."""
     arguments: dict[str, Any] = {"img_size": inputs.image_size, "in_chans": inputs.channels, "num_classes": 0, **sizes}
-    try:
-        if isinstance(pretrained, str):
-            with torch.device("meta"):
-                skeleton = timm.create_model(name, **arguments)
-            check_weights(pretrained, skeleton, parameter="train_segmenter.pretrained")
-            arguments["pretrained_cfg_overlay"] = {"file": pretrained}
-        return timm.create_model(name, pretrained=bool(pretrained), **arguments)
-    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
-        hint = f" {DOWNLOAD_HINT}" if pretrained is True else ""
-        raise ModelError(
-            f"train_segmenter: encoder {name!r} cannot be built for {ARCH} with {dict(sizes) or 'its own sizes'} and "
-            f"pretrained={pretrained!r}: {error}.{hint}"
-        ) from error
+    what, parameter = f"train_segmenter: for arch {ARCH} the encoder", "train_segmenter.pretrained"
+    return create_vit(name, pretrained, arguments, sizes=sizes, what=what, parameter=parameter)
 
 
 def _check_columnar(name: str) -> None:

@@ -1,17 +1,59 @@
-"""Checks of pretrained weights: a wrong file must not pass for a start from random weights."""
+"""Pretrained weights of timm's models: a wrong file must not pass for a start from random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import timm
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ctm.errors import ModelError
 
-__all__ = ["DOWNLOAD_HINT", "check_weights"]
+__all__ = ["DOWNLOAD_HINT", "check_weights", "create_vit"]
 
 DOWNLOAD_HINT = "Without network, give the path of a .safetensors file with the weights instead of true."
+
+
+def create_vit(
+    name: str,
+    pretrained: bool | str,
+    arguments: Mapping[str, Any],
+    *,
+    sizes: Mapping[str, Any],
+    what: str,
+    parameter: str,
+) -> nn.Module:
+    """Builds one of timm's Vision Transformers, its weights adapted to the channels and the grid.
+
+    Args:
+        name: of the model.
+        pretrained: False, True for the published weights, or the path of a safetensors file.
+        arguments: of ``timm.create_model``.
+        sizes: those of them that a user has given.
+        what: the model in messages.
+        parameter: name of the parameter ``pretrained``.
+
+    Raises:
+        ModelError: the sizes do not go together, or the weights are missing or do not fit.
+    """
+    overlay: dict[str, Any] = {}
+    try:
+        if isinstance(pretrained, str):
+            with torch.device("meta"):
+                skeleton = timm.create_model(name, **arguments)
+            check_weights(pretrained, skeleton, parameter=parameter)
+            overlay["pretrained_cfg_overlay"] = {"file": pretrained}
+        return timm.create_model(name, pretrained=bool(pretrained), **arguments, **overlay)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+        hint = f" {DOWNLOAD_HINT}" if pretrained is True else ""
+        raise ModelError(
+            f"{what} {name!r} cannot be built with {dict(sizes) or 'its own sizes'} and pretrained={pretrained!r}: "
+            f"{error}.{hint}"
+        ) from error
 
 
 def check_weights(path: str, model: nn.Module, *, parameter: str) -> None:

@@ -12,7 +12,7 @@ from ctm.models.gates import HardConcreteGate
 
 
 def make_gate(logits: list[float], *, hard: bool = True) -> HardConcreteGate:
-    gate = HardConcreteGate(len(logits), initial=0.0, beta=0.33, gamma=-0.1, zeta=1.1, hard=hard)
+    gate = HardConcreteGate(len(logits), GatesConfig(initial=0.0, beta=0.33, gamma=-0.1, zeta=1.1, hard=hard))
     gate.log_alpha.data = torch.tensor(logits)
     return gate
 
@@ -95,4 +95,4 @@ def test_extreme_draws_give_finite_values_and_gradients():
 
 
 def test_the_default_configuration_starts_every_head_open():
-    assert HardConcreteGate(4, **GatesConfig().model_dump()).open_heads().all()
+    assert HardConcreteGate(4, GatesConfig()).open_heads().all()

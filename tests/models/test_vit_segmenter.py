@@ -94,7 +94,7 @@ def test_the_head_can_see_the_last_blocks_side_by_side():
         ({"colour": "red"}, r"options: vit with test_vit takes no 'colour'\. Options: decoder_channels, blocks, patch"),
         ({"blocks": 3}, "blocks is 3; it is a whole number from 1 to 2, the encoder's blocks"),
         ({"decoder_channels": 0}, r"decoder_channels is 0; it is a whole number from 1\."),
-        ({"num_heads": 5}, r"encoder 'test_vit' cannot be built for vit with .*'num_heads': 5"),
+        ({"num_heads": 5}, r"arch vit the encoder 'test_vit' cannot be built with .*'num_heads': 5"),
         ({"pretrained": "w.pth"}, r"train_segmenter\.pretrained: 'w\.pth' is no \.safetensors file"),
         ({"pretrained": "w.safetensors"}, r"train_segmenter\.pretrained: 'w\.safetensors' does not exist"),
         (

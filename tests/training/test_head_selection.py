@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ctm.models.config import GatesConfig
 from ctm.models.gates import HardConcreteGate
 from ctm.training.head_selection import LEAST, MOMENTUM, HeadSelection, closed_fraction, closing_order
 
@@ -31,7 +32,7 @@ def test_the_lowest_logits_close_first_and_the_best_of_each_block_last(logits: l
 
 
 def gates(blocks: int = 2, heads: int = 3) -> list[HardConcreteGate]:
-    return [HardConcreteGate(heads) for _ in range(blocks)]
+    return [HardConcreteGate(heads, GatesConfig()) for _ in range(blocks)]
 
 
 def logits(found: list[HardConcreteGate]) -> torch.Tensor:
