@@ -150,15 +150,9 @@ def record_class_rows(attentions: Iterable[GatedAttention], count: int) -> Itera
     Yields:
         A list that each attention with a head appends its (B, H, C, N) rows to, in the order of the blocks.
     """
-    attentions = list(attentions)
     record = ClassRows(count, [])
-    for attention in attentions:
-        attention.class_rows = record
-    try:
+    with _recording(attentions, "class_rows", record):
         yield record.rows
-    finally:
-        for attention in attentions:
-            attention.class_rows = None
 
 
 @contextmanager
@@ -172,15 +166,22 @@ def record_patch_affinity(attentions: Iterable[GatedAttention], patches: slice) 
     Yields:
         The sum, filled while the attentions run; one head at a time is materialised, added and freed.
     """
-    attentions = list(attentions)
     record = PatchAffinity(patches)
-    for attention in attentions:
-        attention.affinity = record
-    try:
+    with _recording(attentions, "affinity", record):
         yield record
+
+
+@contextmanager
+def _recording(attentions: Iterable[GatedAttention], name: str, record: object) -> Iterator[None]:
+    """Hands the attentions a record, and takes it from them at the end."""
+    attentions = list(attentions)
+    for attention in attentions:
+        setattr(attention, name, record)
+    try:
+        yield
     finally:
         for attention in attentions:
-            attention.affinity = None
+            setattr(attention, name, None)
 
 
 def _gated(heads: Tensor, gate: Tensor | None) -> Tensor:

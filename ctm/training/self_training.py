@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,13 @@ from ctm.data.shards import CONFIDENCE, Split
 from ctm.runtime.outputs import remove
 from ctm.runtime.progress import track
 
-__all__ = ["OwnMask", "number_rows", "own_masks", "write_own_masks"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["number_rows", "write_own_masks"]
 
 
 def number_rows(history: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
     """The rows of a round with its number, their epochs counted on from those of the rounds before it."""
     before = number * len(history)
     return [{**row, "epoch": before + row["epoch"], "round": number} for row in history]
-
-
-@dataclass(frozen=True)
-class OwnMask:
-    """What a segmenter says of one image.
-
-    Attributes:
-        index: of the sample in its split.
-        mask: (H, W) mask values at the size of the stored image; 255 everywhere where no class is a candidate.
-        confidence: (H, W) 255 times the probability of the pixel's class among the candidates.
-    """
-
-    index: int
-    mask: NDArray[np.uint8]
-    confidence: NDArray[np.uint8]
 
 
 def write_own_masks(
@@ -62,7 +43,10 @@ def write_own_masks(
     batch_size: int,
     workers: int,
 ) -> None:
-    """Writes ``own_masks`` as mask shards, which an interrupted run finds again; they hold a confidence, too.
+    """Writes a segmenter's masks of all images, and how sure they are, as shards that an interrupted run finds again.
+
+    A mask is the mean over the image and its mirror image, then the largest of the allowed values; 255 everywhere where
+    no class is a candidate. The confidence is 255 times the probability of the pixel's class among the candidates.
 
     Args:
         folder: of this very round; if its shards are complete they are taken as they are.
@@ -76,58 +60,23 @@ def write_own_masks(
         batch_size: images in one forward pass.
         workers: processes that decode images.
     """
-    if not (folder / INDEX).is_file():
-        remove(folder)
-        masks = own_masks(
-            model,
-            images,
-            _values(images, candidates, classes),
-            inputs,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-        )
-        with ShardWriter(folder, images.name, classes=classes) as writer:
-            for found in masks:
-                height, width = found.mask.shape
-                members = {"png": encode_mask(found.mask), CONFIDENCE: encode_mask(found.confidence)}
-                writer.add(images.keys[found.index], members, labels=(), height=height, width=width)
-        splits = {images.name: writer.entry}
-        write_index(
-            folder, ShardIndex(kind="masks", classes=classes.names, background=classes.background, splits=splits)
-        )
-
-
-@torch.inference_mode()
-def own_masks(
-    model: nn.Module,
-    images: Split,
-    values: NDArray[np.bool_],
-    inputs: InputSpec,
-    *,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-) -> Iterator[OwnMask]:
-    """Yields the segmenter's mask of every image, in order: the mean over it and its mirror image, then the largest.
-
-    Args:
-        model: maps images to logits (B, K, H, W).
-        images: what is segmented.
-        values: (N, K) the mask values that each image's mask may hold.
-        inputs: what the model takes.
-        device: where the model is.
-        batch_size: images in one forward pass.
-        workers: processes that decode images.
-    """
-    model.eval()
+    if (folder / INDEX).is_file():
+        return
+    remove(folder)
+    values = _values(images, candidates, classes)
     loader = make_loader(ShardDataset(images, inputs), batch_size=batch_size, shuffle=False, seed=0, workers=workers)
-    for batch in track(loader, description=f"segmenter's masks of {images.name}", unit="batch"):
-        picture = batch["image"].to(device)
-        both = model(picture).float(), model(picture.flip(-1)).float().flip(-1)
-        for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
-            mask, confidence = _winner([logits[row] for logits in both], values[index], size=(size[0], size[1]))
-            yield OwnMask(index, mask, confidence)
+    with ShardWriter(folder, images.name, classes=classes) as writer, torch.inference_mode():
+        model.eval()
+        for batch in track(loader, description=f"segmenter's masks of {images.name}", unit="batch"):
+            picture = batch["image"].to(device)
+            both = model(picture).float(), model(picture.flip(-1)).float().flip(-1)
+            for row, index in enumerate(batch["index"].tolist()):
+                height, width = batch["size"][row].tolist()
+                mask, confidence = _winner([logits[row] for logits in both], values[index], size=(height, width))
+                members = {"png": encode_mask(mask), CONFIDENCE: encode_mask(confidence)}
+                writer.add(images.keys[index], members, labels=(), height=height, width=width)
+    splits = {images.name: writer.entry}
+    write_index(folder, ShardIndex(kind="masks", classes=classes.names, background=classes.background, splits=splits))
 
 
 def _winner(
