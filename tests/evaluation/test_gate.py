@@ -35,58 +35,64 @@ def run(**changed: float | None) -> dict[str, Any]:
     return metrics
 
 
-@pytest.mark.parametrize(("minimum", "passed"), [(0.6, True), (0.65, True), (0.6501, False)])
-def test_the_minimum_is_the_least_that_passes(minimum: float, passed: bool):
-    gate = check_gate(RUN, None, QualityGateConfig(minimum=minimum))
-    assert gate.passed is passed
-    assert f"{'at least' if passed else 'less than'} the minimum of {minimum:g}" in gate.reasons[0]
+NO_VALUE = "segmenter.val.miou has no value, for want of truth to score by"
+ALONE = "only the minimum counts."
 
 
 @pytest.mark.parametrize(
-    ("miou", "passed", "words"),
+    ("miou", "baseline", "demand", "passed", "reasons"),
     [
-        (0.95, True, "has not dropped; 0.02 is allowed"),
-        (0.9, True, "has not dropped"),
-        (0.88, True, "has dropped by 0.02; 0.02 is allowed"),  # 0.9 - 0.88 is 0.020000000000000018
-        (0.8799, False, "has dropped by 0.0201; 0.02 is allowed"),
+        (0.65, "none", {"minimum": 0.6}, True, ["segmenter.val.miou is 0.65, at least the minimum of 0.6."]),
+        (0.65, "none", {"minimum": 0.65}, True, ["segmenter.val.miou is 0.65, at least the minimum of 0.65."]),
+        (0.65, "none", {"minimum": 0.6501}, False, ["segmenter.val.miou is 0.65, less than the minimum of 0.6501."]),
+        (0.95, 0.9, {"max_drop": 0.02}, True, ["segmenter.val.miou has not dropped; 0.02 is allowed."]),
+        (0.9, 0.9, {"max_drop": 0.02}, True, ["segmenter.val.miou has not dropped; 0.02 is allowed."]),
+        # 0.9 - 0.88 is 0.020000000000000018
+        (0.88, 0.9, {"max_drop": 0.02}, True, ["segmenter.val.miou has dropped by 0.02; 0.02 is allowed."]),
+        (0.8799, 0.9, {"max_drop": 0.02}, False, ["segmenter.val.miou has dropped by 0.0201; 0.02 is allowed."]),
+        (0.9, 0.9, {"max_drop": 0}, True, ["segmenter.val.miou has not dropped; 0 is allowed."]),
+        (0.8999, 0.9, {"max_drop": 0}, False, ["segmenter.val.miou has dropped by 0.0001; 0 is allowed."]),
+        (None, "none", {"minimum": 0.0}, False, [f"{NO_VALUE}; the minimum is 0."]),
+        (None, 0.3, {"max_drop": 1}, False, [f"{NO_VALUE}; the baseline's is 0.3."]),
+        (0.65, None, {"max_drop": 0.01}, True, [f"The baseline has no segmenter.val.miou: {ALONE}"]),
+        (
+            0.5,
+            0.9,
+            {"minimum": 0.4, "max_drop": 0.1},
+            False,
+            [
+                "segmenter.val.miou is 0.5, at least the minimum of 0.4.",
+                "segmenter.val.miou has dropped by 0.4; 0.1 is allowed.",
+            ],
+        ),
+        (
+            0.65,
+            "none",
+            {"minimum": 0.6, "max_drop": 0.01},
+            True,
+            ["segmenter.val.miou is 0.65, at least the minimum of 0.6.", f"There is no baseline: {ALONE}"],
+        ),
+        (
+            0.65,
+            0.65,
+            {},
+            True,
+            ["Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null."],
+        ),
     ],
 )
-def test_a_run_may_be_worse_than_the_baseline_by_so_much_and_no_more(miou: float, passed: bool, words: str):
-    gate = check_gate(run(miou=miou), run(miou=0.9), QualityGateConfig(max_drop=0.02))
-    assert gate.passed is passed
-    assert words in gate.reasons[0]
-
-
-def test_no_drop_at_all_can_be_demanded():
-    config = QualityGateConfig(max_drop=0)
-    assert check_gate(run(miou=0.9), run(miou=0.9), config).passed
-    assert not check_gate(run(miou=0.8999), run(miou=0.9), config).passed
-
-
-def test_both_demands_must_be_met_and_both_are_told():
-    gate = check_gate(run(miou=0.5), run(miou=0.9), QualityGateConfig(minimum=0.4, max_drop=0.1))
-    assert not gate.passed
-    assert len(gate.reasons) == 2
-    assert "at least the minimum" in gate.reasons[0]
-    assert "dropped by 0.4" in gate.reasons[1]
+def test_a_run_passes_where_every_demand_is_met_and_each_is_told(
+    miou: float | None, baseline: Any, demand: dict[str, float], passed: bool, reasons: list[str]
+):
+    before = None if baseline == "none" else run(miou=baseline)
+    gate = check_gate(run(miou=miou), before, QualityGateConfig(**demand))
+    assert (gate.passed, list(gate.reasons)) == (passed, reasons)
 
 
 def test_another_figure_can_decide_also_that_of_a_class():
-    config = QualityGateConfig(metric="pseudomasks.train.classes.cow", minimum=0.7)
-    assert check_gate(RUN, None, config).passed
-    assert check_gate(RUN, None, config).rows[0].name == "pseudomasks.train.classes.cow"
-
-
-def test_a_figure_without_truth_misses_a_minimum():
-    gate = check_gate(run(miou=None), None, QualityGateConfig(minimum=0.0))
-    assert not gate.passed
-    assert "segmenter.val.miou has no value, for want of truth to score by; the minimum is 0" in gate.reasons[0]
-
-
-def test_a_figure_without_truth_is_a_drop_where_the_baseline_has_it():
-    gate = check_gate(run(miou=None), run(miou=0.3), QualityGateConfig(max_drop=1))
-    assert not gate.passed
-    assert "the baseline's is 0.3" in gate.reasons[0]
+    gate = check_gate(RUN, None, QualityGateConfig(metric="pseudomasks.train.classes.cow", minimum=0.7))
+    assert gate.passed
+    assert gate.rows[0].name == "pseudomasks.train.classes.cow"
 
 
 @pytest.mark.parametrize("demand", [{"minimum": 0.1}, {"max_drop": 0.1}, {}])
@@ -96,25 +102,6 @@ def test_a_figure_that_does_not_exist_never_passes_and_those_that_do_are_listed(
     assert "no segmenter.val.mIoU" in gate.reasons[0]
     assert "segmenter.val.miou, segmenter.val.pixel_accuracy" in gate.reasons[0]
     assert "cow" not in gate.reasons[0]
-
-
-def test_without_a_baseline_only_the_minimum_counts_and_the_gate_says_so():
-    gate = check_gate(RUN, None, QualityGateConfig(minimum=0.6, max_drop=0.01))
-    assert gate.passed
-    assert gate.reasons[1] == "There is no baseline: only the minimum counts."
-    assert not check_gate(RUN, None, QualityGateConfig(minimum=0.7, max_drop=0.01)).passed
-
-
-def test_a_baseline_without_the_figure_is_told_from_none():
-    gate = check_gate(RUN, run(miou=None), QualityGateConfig(max_drop=0.01))
-    assert gate.passed
-    assert gate.reasons == ("The baseline has no segmenter.val.miou: only the minimum counts.",)
-
-
-def test_a_gate_that_demands_nothing_says_so():
-    gate = check_gate(RUN, RUN, QualityGateConfig())
-    assert gate.passed
-    assert gate.reasons == ("Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null.",)
 
 
 def test_the_table_shows_both_runs_and_the_differences():

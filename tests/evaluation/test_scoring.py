@@ -29,22 +29,16 @@ def truths(shards: ShardFolder, change: int = 0) -> Iterator[Mask]:
         yield index, mask
 
 
-def test_the_truth_scores_one(tiny_shards: ShardFolder):
-    scores = score_masks(truths(tiny_shards), tiny_shards.split("val"), classes=tiny_shards.classes)
-    assert (scores["miou"], scores["pixel_accuracy"], scores["coverage"]) == (1, 1, 1)
-
-
-def test_a_wrong_upper_half_costs_half_of_the_pixels(tiny_shards: ShardFolder):
-    scores = score_masks(truths(tiny_shards, change=1), tiny_shards.split("val"), classes=tiny_shards.classes)
-    assert scores["pixel_accuracy"] == 0.5
-    assert 0 < scores["miou"] < 0.5
-
-
-def test_the_scores_are_those_of_the_counts(tiny_shards: ShardFolder):
-    split, classes = tiny_shards.split("val"), tiny_shards.classes
-    counts = count_masks(truths(tiny_shards, change=1), split, classes=classes)
-    assert counts.compute() == score_masks(truths(tiny_shards, change=1), split, classes=classes)
+@pytest.mark.parametrize(("change", "accuracy"), [(0, 1.0), (1, 0.5)])
+def test_the_truth_scores_one_and_a_wrong_upper_half_costs_half_of_the_pixels(
+    tiny_shards: ShardFolder, change: int, accuracy: float
+):
+    counts = count_masks(truths(tiny_shards, change), tiny_shards.split("val"), classes=tiny_shards.classes)
+    scores = score_masks(truths(tiny_shards, change), tiny_shards.split("val"), classes=tiny_shards.classes)
     assert counts.matrix.sum() == 8 * 32 * 32
+    assert counts.compute() == scores
+    assert (scores["pixel_accuracy"], scores["coverage"]) == (accuracy, 1)
+    assert scores["miou"] == 1 if change == 0 else 0 < scores["miou"] < 0.5
 
 
 def test_samples_without_truth_are_passed_over(tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]):
