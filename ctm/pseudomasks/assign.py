@@ -27,7 +27,7 @@ TOLERANCE = 1e-6
 def assign_paper(maps: Tensor, probabilities: Tensor, size: tuple[int, int], fill: Fill) -> NDArray[np.uint8]:
     """The paper's rule: a class takes the pixels where its map reaches the map's mean, the most probable class last.
 
-    Hanna & Borth, ICCV 2025; method section 2, "Pseudo-mask rule". Equal probabilities are painted in their order.
+    Hanna & Borth, ICCV 2025. Equal probabilities are painted in their order.
 
     Args:
         maps: one image's maps of its candidates alone, (K, h0, w0), non-negative.

@@ -65,7 +65,7 @@ def _read(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfi
 
 
 def propagate(maps: Tensor, affinity: Tensor) -> Tensor:
-    """Gives each patch the average of the patches it attends to (method section 4, "Propagation").
+    """Gives each patch the average of the patches it attends to.
 
     Args:
         maps: (B, C, h0, w0).
