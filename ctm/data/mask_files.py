@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ctm.data.classes import IGNORE, ClassTable
-from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.libraries import load_rasterio
 from ctm.errors import StorageError
 
 __all__ = ["write_mask_geotiff", "write_mask_png"]

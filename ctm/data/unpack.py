@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ctm.data.classes import ClassTable
-from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.libraries import load_rasterio
 from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError

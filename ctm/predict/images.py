@@ -23,8 +23,9 @@ from ctm.data.datasets.folder_images import (
     SUFFIXES,
 )
 from ctm.data.datasets.photographs import EIGHT_BIT_MODES, UPRIGHT
-from ctm.data.datasets.rasters import check_array_head, check_shape, load_rasterio, opened_raster
+from ctm.data.datasets.rasters import check_array_head, check_shape, opened_raster
 from ctm.data.inputs import InputSpec, PixelValues
+from ctm.data.libraries import load_rasterio
 from ctm.data.sample import UNREADABLE, check_pixels
 from ctm.errors import ArtifactError, DataError
 

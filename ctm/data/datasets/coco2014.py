@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.coco_classes import CLASS_NAMES
 from ctm.data.datasets.coco_masks import DecodeMasked, recognised_encoding
-from ctm.data.datasets.coco_truth import AnnotatedImage, decode_annotated, load_pycocotools
+from ctm.data.datasets.coco_truth import decode_annotated, load_pycocotools
 from ctm.data.datasets.listing import find_prefix, folder_files, problem, without_problems
 from ctm.data.datasets.reader import Decode, Entry, Problem, RawDataset, check_channels, known_classes
+from ctm.data.libraries import load_library
 from ctm.data.sample import safe_key
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
@@ -56,6 +57,7 @@ def open_coco2014(config: DatasetConfig, tree: Tree) -> RawDataset:
         if config.mask_encoding is not None:
             raise ParamsError("dataset.mask_encoding is for dataset.labels_from: masks; set it to null")
         load_pycocotools()
+        load_library("msgspec", "the instances JSON needs")
         decode = decode_annotated
         found = {split: _annotated(tree, split, problems) for split in SPLITS}
     return RawDataset(
@@ -78,9 +80,11 @@ class _Split(NamedTuple):
 
 def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
     """The images that have annotations."""
+    from ctm.data.datasets.coco_instances import read_instances
+
     folder, path = _image_folder(tree, split), _instances_path(tree, split)
     files = folder_files(tree, folder, suffixes=JPEG, problems=problems)
-    listed = _instances_reader()(tree, path)
+    listed = read_instances(tree, path)
     annotated = [image for image in listed if image.labels]
     entries = []
     for image in annotated:
@@ -96,19 +100,6 @@ def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
         f"{split} JPEGs that are not in the instances JSON": len(files.keys() - {image.stem for image in listed}),
     }
     return _Split(entries, left_out)
-
-
-def _instances_reader() -> Callable[[Tree, str], list[AnnotatedImage]]:
-    """``coco_instances.read_instances``, which only the instances JSON needs.
-
-    Raises:
-        DataError: msgspec is not installed.
-    """
-    try:
-        from ctm.data.datasets.coco_instances import read_instances
-    except ModuleNotFoundError as error:
-        raise DataError("the instances JSON needs msgspec, which is not installed: pip install 'ctm[data]'") from error
-    return read_instances
 
 
 def _masked(tree: Tree, split: str, masks: Mapping[str, str], problems: list[Problem]) -> _Split:

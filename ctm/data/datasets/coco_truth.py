@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ctm.data.datasets.coco_classes import MASK_VALUES
 from ctm.data.datasets.photographs import read_photograph
 from ctm.data.datasets.reader import Entry, RawFile
+from ctm.data.libraries import load_library
 from ctm.data.sample import Sample
 from ctm.errors import DataError
 
@@ -82,13 +83,7 @@ def load_pycocotools() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise DataError(
-            "the instances JSON needs pycocotools, which is not installed: pip install 'ctm[data]'"
-        ) from error
-    return mask
+    return load_library("pycocotools.mask", "the instances JSON needs")
 
 
 def _painted(image: AnnotatedImage) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.datasets.dfc2020 import BANDS, FULL_SCALE, LOWEST_DB, SEASONS
-from ctm.data.datasets.rasters import load_rasterio
+from ctm.data.libraries import load_rasterio
 from ctm.errors import DataError
 from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.progress import track

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.listing import problem
-from ctm.data.datasets.rasters import Raster, check_same_grid, load_rasterio, read_raster
+from ctm.data.datasets.rasters import Raster, check_same_grid, read_raster
 from ctm.data.datasets.reader import (
     Entry,
     Problem,
@@ -27,6 +27,7 @@ from ctm.data.datasets.reader import (
     known_classes,
     present_labels,
 )
+from ctm.data.libraries import load_rasterio
 from ctm.data.sample import Sample, encode_array
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree

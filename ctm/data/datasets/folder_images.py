@@ -14,8 +14,9 @@ from PIL import Image
 from ctm.data.classes import IGNORE
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.photographs import check_size, check_values, read_mask, read_photograph
-from ctm.data.datasets.rasters import Raster, check_same_grid, load_rasterio, read_array, read_raster
+from ctm.data.datasets.rasters import Raster, check_same_grid, read_array, read_raster
 from ctm.data.datasets.reader import Entry, RawFile
+from ctm.data.libraries import load_rasterio
 from ctm.data.sample import Sample, encode_array
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree

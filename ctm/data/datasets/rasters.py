@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.datasets.reader import RawFile
+from ctm.data.libraries import load_rasterio
 from ctm.data.sample import MAX_PIXELS, UNREADABLE, Georeference, check_pixels
 from ctm.errors import DataError
 
@@ -23,7 +24,6 @@ __all__ = [
     "check_array_head",
     "check_same_grid",
     "check_shape",
-    "load_rasterio",
     "opened_raster",
     "read_array",
     "read_raster",
@@ -60,19 +60,6 @@ class Raster(NamedTuple):
         if self.nodata is not None:
             missing |= self.array == self.nodata
         return missing
-
-
-def load_rasterio() -> Any:
-    """Imports rasterio, which only GeoTIFF data sets need.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise DataError("GeoTIFF data need rasterio, which is not installed: pip install 'ctm[data]'") from error
-    return rasterio
 
 
 def read_raster(file: RawFile, *, bands: int | None = None) -> Raster:

@@ -1,0 +1,36 @@
+"""Libraries of the extra ``data``, which only some data need: each is imported where it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from ctm.errors import DataError
+
+__all__ = ["load_library", "load_rasterio"]
+
+
+def load_library(module: str, whose: str) -> Any:
+    """A module of a library that may be missing.
+
+    Args:
+        module: its name.
+        whose: what needs it, for the message: "GeoTIFF data need".
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise DataError(f"{whose} {library}, which is not installed: pip install 'ctm[data]'") from error
+
+
+def load_rasterio() -> Any:
+    """rasterio, which all GeoTIFFs need.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    return load_library("rasterio", "GeoTIFF data need")
