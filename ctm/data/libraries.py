@@ -10,21 +10,20 @@ from ctm.errors import DataError
 __all__ = ["load_library", "load_rasterio"]
 
 
-def load_library(module: str, whose: str) -> Any:
-    """A module of a library that may be missing.
+def load_library(name: str, whose: str) -> Any:
+    """A library that may be missing.
 
     Args:
-        module: its name.
+        name: of its module.
         whose: what needs it, for the message: "GeoTIFF data need".
 
     Raises:
         DataError: it is not installed.
     """
     try:
-        return import_module(module)
+        return import_module(name)
     except ImportError as error:
-        library = module.partition(".")[0]
-        raise DataError(f"{whose} {library}, which is not installed: pip install 'ctm[data]'") from error
+        raise DataError(f"{whose} {name}, which is not installed: pip install 'ctm[data]'") from error
 
 
 def load_rasterio() -> Any:

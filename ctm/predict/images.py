@@ -18,12 +18,12 @@ from ctm.data.datasets.folder_images import (
     ARRAY,
     GEOTIFF,
     PHOTOGRAPH_BANDS,
-    PHOTOGRAPH_CHANNELS,
     STORED_TYPES,
     SUFFIXES,
 )
 from ctm.data.datasets.photographs import EIGHT_BIT_MODES, UPRIGHT
 from ctm.data.datasets.rasters import check_array_head, check_shape, opened_raster
+from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS
 from ctm.data.inputs import InputSpec, PixelValues
 from ctm.data.libraries import load_rasterio
 from ctm.data.sample import UNREADABLE, check_pixels

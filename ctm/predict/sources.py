@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm.data.datasets.dfc2020 import BANDS, stored_image
-from ctm.data.datasets.folder_images import PHOTOGRAPH_CHANNELS, stored_values
+from ctm.data.datasets.folder_images import stored_values
 from ctm.data.datasets.photographs import read_photograph
 from ctm.data.datasets.rasters import Raster, opened_raster, read_array
-from ctm.data.datasets.reader import RawFile
+from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS, RawFile
 from ctm.data.inputs import InputSpec, PixelValues
 from ctm.data.libraries import load_rasterio
 from ctm.data.sample import decode_image

@@ -643,8 +643,8 @@ def test_masks_are_decoded_by_what_can_be_sent(tmp_path: Path) -> None:
     [
         ({"channels": 4}, "dataset.channels is 4, but format 'coco2014' has 3"),
         ({"classes": ("background", "person")}, "dataset.classes has 2 names, but format 'coco2014' has 81 classes"),
-        ({"background": None}, "has a background at mask value 0: set dataset.background to 'background'"),
-        ({"background": "person"}, "set dataset.background to 'background'"),
+        ({"background": None}, "mask value 0 .* belongs to no class: `--set dataset.background=background`"),
+        ({"background": "person"}, "dataset.background is 'person', but mask value 0 of format 'coco2014'"),
         ({"background": "sky"}, "dataset.background 'sky' is no class"),
         ({"mask_encoding": "contiguous"}, "dataset.mask_encoding is for dataset.labels_from: masks; set it to null"),
     ],

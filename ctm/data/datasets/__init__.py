@@ -45,13 +45,18 @@ def open_dataset(config: DatasetConfig, tree: Tree) -> RawDataset:
     except DataError as error:
         # What a reader misses may be there, as a link that is not followed.
         raise DataError("; ".join([str(error), *(one.message for one in refused[:1])])) from error
-    counts = Counter(entry.key for entries in dataset.splits.values() for entry in entries)
+    bad = {found.path for found in dataset.problems}
+    splits = {
+        name: [entry for entry in entries if bad.isdisjoint(entry.files.values())]
+        for name, entries in dataset.splits.items()
+    }
+    counts = Counter(entry.key for entries in splits.values() for entry in entries)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"{tree.uri}: {len(twice)} images occur twice, such as {twice[0]!r}; each may be in one split")
-    for name, entries in dataset.splits.items():
+    for name, entries in splits.items():
         if not entries:
             hint = "".join(f"; {found.message}" for found in (*refused, *dataset.problems)[:1])
             raise DataError(f"{tree.uri}: split {name!r} has no image{hint}")
     left_out = {reason: count for reason, count in dataset.left_out.items() if count}
-    return replace(dataset, problems=(*refused, *dataset.problems), left_out=left_out)
+    return replace(dataset, splits=splits, problems=(*refused, *dataset.problems), left_out=left_out)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_home, folder_files, problem, read_text, without_problems
+from ctm.data.datasets.listing import find_home, folder_files, problem, read_text
 from ctm.data.datasets.photographs import mask_values, read_photograph, stored_mask
 from ctm.data.datasets.reader import (
     Entry,
@@ -49,7 +49,6 @@ CLASS_NAMES = (
 )
 # fmt: on
 """The classes of mask values 1 to 150, by the first of their names in objectInfo150.txt."""
-CHANNELS = 3
 FOLDERS = {"train": "training", "val": "validation"}
 """The folder of each split."""
 INFO = "objectInfo150.txt"
@@ -69,20 +68,14 @@ def open_ade20k(config: DatasetConfig, tree: Tree) -> RawDataset:
         ParamsError: the configuration does not say what mask value 0 is, or contradicts the format.
         StorageError: the tree cannot be read.
     """
-    check_channels(config, CHANNELS)
+    check_channels(config)
     classes = _classes(config)
-    home = _home(tree)
+    home = find_home(tree, "ADEChallengeData2016", f"images/{FOLDERS['train']}/", "the photographs of ADE20K")
     _check_info(tree, f"{home}{INFO}")
-    splits: dict[str, list[Entry]] = {}
     problems: list[Problem] = []
-    for split, folder in FOLDERS.items():
-        splits[split], found = _entries(tree, home, folder)
-        problems += found
     return RawDataset(
         classes=classes,
-        channels=CHANNELS,
-        scale=1 / 255,
-        splits=splits,
+        splits={split: _entries(tree, home, folder, problems) for split, folder in FOLDERS.items()},
         decode=_Decode(classes, config.min_label_fraction, ignore_zero=config.zero_label == "ignore"),
         problems=problems,
     )
@@ -104,18 +97,6 @@ def _classes(config: DatasetConfig) -> ClassTable:
     return class_table(config.classes or names, config)
 
 
-def _home(tree: Tree) -> str:
-    """The folder ADEChallengeData2016; the root may hold another edition of ADE20K beside it."""
-    marker = f"images/{FOLDERS['train']}/"
-    home = find_home(tree, "ADEChallengeData2016", marker)
-    if home is None:
-        raise DataError(
-            f"{tree.uri} holds no folder {marker} with the photographs of ADE20K; "
-            "set dataset.root to ADEChallengeData2016 or to a folder above it"
-        )
-    return home
-
-
 def _check_info(tree: Tree, path: str) -> None:
     """Checks the table of the classes, where there is one: another selection of classes has other mask values."""
     if path not in tree.files:
@@ -128,19 +109,17 @@ def _check_info(tree: Tree, path: str) -> None:
         )
 
 
-def _entries(tree: Tree, home: str, folder: str) -> tuple[list[Entry], list[Problem]]:
-    """The samples of a split, in the order of their names, and the files without a partner or a name of their own."""
-    problems: list[Problem] = []
+def _entries(tree: Tree, home: str, folder: str, problems: list[Problem]) -> list[Entry]:
+    """The samples of a split, in the order of their names; ``problems`` gets files without partner or own name."""
     images = _folder(tree, f"{home}images/{folder}", suffixes=(".jpg", ".jpeg"), problems=problems)
     annotations = _folder(tree, f"{home}annotations/{folder}", suffixes=(".png",), problems=problems)
-    entries = [
+    problems += _without_partner(tree, images, annotations, f"{home}annotations/{folder}/", ".png")
+    problems += _without_partner(tree, annotations, images, f"{home}images/{folder}/", ".jpg")
+    return [
         Entry(safe_key(name), {"image": image, "mask": annotations[name]})
         for name, image in images.items()
         if name in annotations
     ]
-    problems += _without_partner(tree, images, annotations, f"{home}annotations/{folder}/", ".png")
-    problems += _without_partner(tree, annotations, images, f"{home}images/{folder}/", ".jpg")
-    return without_problems(entries, problems), problems
 
 
 def _folder(tree: Tree, folder: str, *, suffixes: tuple[str, ...], problems: list[Problem]) -> dict[str, str]:

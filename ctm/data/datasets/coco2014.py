@@ -8,8 +8,8 @@ from typing import NamedTuple
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.coco_classes import CLASS_NAMES
 from ctm.data.datasets.coco_masks import DecodeMasked, recognised_encoding
-from ctm.data.datasets.coco_truth import decode_annotated, load_pycocotools
-from ctm.data.datasets.listing import find_prefix, folder_files, problem, without_problems
+from ctm.data.datasets.coco_truth import AnnotatedImage, decode_annotated, load_pycocotools
+from ctm.data.datasets.listing import entries_of, find_prefix, folder_files, problem
 from ctm.data.datasets.reader import Decode, Entry, Problem, RawDataset, check_channels, known_classes
 from ctm.data.libraries import load_library
 from ctm.data.sample import safe_key
@@ -40,12 +40,8 @@ def open_coco2014(config: DatasetConfig, tree: Tree) -> RawDataset:
             encoding of the masks cannot be told.
         ParamsError: the configuration contradicts the format.
     """
-    check_channels(config, 3)
-    classes = known_classes(CLASS_NAMES, config)
-    if classes.background != 0:
-        raise ParamsError(
-            f"format 'coco2014' has a background at mask value 0: set dataset.background to {classes.names[0]!r}"
-        )
+    check_channels(config)
+    classes = known_classes(CLASS_NAMES, config, background=0)
     problems: list[Problem] = []
     if config.labels_from == "masks":
         masks = {split: _mask_files(tree, split, problems) for split in SPLITS}
@@ -62,9 +58,7 @@ def open_coco2014(config: DatasetConfig, tree: Tree) -> RawDataset:
         found = {split: _annotated(tree, split, problems) for split in SPLITS}
     return RawDataset(
         classes,
-        channels=3,
-        scale=1 / 255,
-        splits={name: without_problems(split.entries, problems) for name, split in found.items()},
+        splits={name: split.entries for name, split in found.items()},
         decode=decode,
         problems=problems,
         left_out={reason: count for split in found.values() for reason, count in split.left_out.items()},
@@ -86,20 +80,18 @@ def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
     files = folder_files(tree, folder, suffixes=JPEG, problems=problems)
     listed = read_instances(tree, path)
     annotated = [image for image in listed if image.labels]
-    entries = []
-    for image in annotated:
+
+    def found(image: AnnotatedImage) -> Entry | Problem:
         if image.stem in files:
-            entries.append(Entry(safe_key(image.stem), {"image": files[image.stem]}, image.labels, image))
-        else:
-            message = (
-                f"missing, but {tree.place(path)} lists it; unpack it or remove image {image.number} from the list"
-            )
-            problems.append(problem(tree, f"{folder}/{image.stem}.jpg", message))
+            return Entry(safe_key(image.stem), {"image": files[image.stem]}, image.labels, image)
+        message = f"missing, but {tree.place(path)} lists it; unpack it or remove image {image.number} from the list"
+        return problem(tree, f"{folder}/{image.stem}.jpg", message)
+
     left_out = {
         f"{split} images without annotation": len(listed) - len(annotated),
         f"{split} JPEGs that are not in the instances JSON": len(files.keys() - {image.stem for image in listed}),
     }
-    return _Split(entries, left_out)
+    return _Split(entries_of(map(found, annotated), problems=problems), left_out)
 
 
 def _masked(tree: Tree, split: str, masks: Mapping[str, str], problems: list[Problem]) -> _Split:

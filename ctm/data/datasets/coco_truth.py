@@ -83,7 +83,10 @@ def load_pycocotools() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    return load_library("pycocotools.mask", "the instances JSON needs")
+    load_library("pycocotools", "the instances JSON needs")
+    from pycocotools import mask
+
+    return mask
 
 
 def _painted(image: AnnotatedImage) -> NDArray[np.uint8]:

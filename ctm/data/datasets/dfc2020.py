@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import problem
+from ctm.data.datasets.listing import entries_of, problem
 from ctm.data.datasets.rasters import Raster, check_same_grid, read_raster
 from ctm.data.datasets.reader import (
     Entry,
@@ -95,9 +95,8 @@ def open_dfc2020(config: DatasetConfig, tree: Tree) -> RawDataset:
     problems: list[Problem] = []
     splits: dict[str, list[Entry]] = {}
     for split, rasters in _rasters(tree).items():
-        patches = {number: _patch(tree, SEASONS[split], number, rasters=rasters[number]) for number in sorted(rasters)}
-        splits[split] = [patch for patch in patches.values() if isinstance(patch, Entry)]
-        problems += [patch for patch in patches.values() if isinstance(patch, Problem)]
+        patches = (_patch(tree, SEASONS[split], number, rasters=rasters[number]) for number in sorted(rasters))
+        splits[split] = entries_of(patches, problems=problems)
     return RawDataset(
         classes=classes,
         channels=channels,

@@ -97,7 +97,7 @@ def open_endotect(config: DatasetConfig, tree: Tree) -> RawDataset:
         DataError: there are no labelled images, or a table is missing or contradicts itself.
         ParamsError: the configuration contradicts the format.
     """
-    check_channels(config, 3)
+    check_channels(config)
     classes = _classes(config)
     selected = [finding for finding in FINDINGS if finding in classes.names]
     twice: list[Problem] = []
@@ -124,7 +124,7 @@ def open_endotect(config: DatasetConfig, tree: Tree) -> RawDataset:
         problems += _rows_without_image(tree, table, images, selected)
     values = {name: value for value, name in enumerate(classes.names)}
     decode = _Decode(background=values[str(config.background)], polyps=values.get(POLYPS))
-    return RawDataset(classes, 3, 1 / 255, splits, decode, problems, left_out)
+    return RawDataset(classes, splits, decode, problems, left_out)
 
 
 def _classes(config: DatasetConfig) -> ClassTable:

@@ -15,7 +15,7 @@ from ctm.data.classes import IGNORE
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.photographs import check_size, check_values, read_mask, read_photograph
 from ctm.data.datasets.rasters import Raster, check_same_grid, read_array, read_raster
-from ctm.data.datasets.reader import Entry, RawFile
+from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS, Entry, RawFile
 from ctm.data.libraries import load_rasterio
 from ctm.data.sample import Sample, encode_array
 from ctm.errors import DataError, ParamsError
@@ -25,7 +25,6 @@ __all__ = [
     "ARRAY",
     "GEOTIFF",
     "PHOTOGRAPH_BANDS",
-    "PHOTOGRAPH_CHANNELS",
     "STORED_TYPES",
     "SUFFIXES",
     "FolderDecode",
@@ -37,7 +36,6 @@ __all__ = [
 GEOTIFF = (".tif", ".tiff")
 ARRAY = ".npy"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ARRAY, ".png", *GEOTIFF, ".webp")
-PHOTOGRAPH_CHANNELS = 3
 PHOTOGRAPH_BANDS = (1, 3, 4)
 """Bands of an 8-bit GeoTIFF that can be a photograph: grey, colours, colours and transparency."""
 STORED_TYPES = {

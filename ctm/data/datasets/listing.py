@@ -12,6 +12,7 @@ from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
 __all__ = [
+    "entries_of",
     "find_home",
     "find_prefix",
     "folder_files",
@@ -20,7 +21,6 @@ __all__ = [
     "read_list",
     "read_table",
     "read_text",
-    "without_problems",
 ]
 
 
@@ -34,11 +34,18 @@ def find_prefix(tree: Tree, marker: str) -> str | None:
     return min(places, key=lambda place: (place.count("/"), place), default=None)
 
 
-def find_home(tree: Tree, name: str, marker: str) -> str | None:
+def find_home(tree: Tree, name: str, marker: str, contents: str) -> str:
     """As ``find_prefix``, for a data set that is unpacked to a folder called ``name``: unless it is the root itself,
     that folder wins over others that hold ``marker`` too, such as those of another edition.
+
+    Raises:
+        DataError: ``marker``, which has ``contents``, lies nowhere.
     """
     home = find_prefix(tree, marker)
+    if home is None:
+        raise DataError(
+            f"{tree.uri} holds no folder {marker} with {contents}; set dataset.root to {name} or to a folder above it"
+        )
     named = find_prefix(tree, f"{name}/{marker}") if home else None
     return home if named is None else f"{named}{name}/"
 
@@ -66,7 +73,7 @@ def folder_files(tree: Tree, folder: str, *, suffixes: tuple[str, ...], problems
 
 
 def one_a_name(tree: Tree, files: Iterable[tuple[str, str]], *, problems: list[Problem]) -> dict[str, str]:
-    """The first path of each name; ``without_problems`` then leaves out the samples of names that have more.
+    """The first path of each name; samples of names that have more are then left out.
 
     Args:
         tree: where the files lie.
@@ -83,10 +90,15 @@ def one_a_name(tree: Tree, files: Iterable[tuple[str, str]], *, problems: list[P
     return {name: paths[0] for name, paths in found.items()}
 
 
-def without_problems(entries: Iterable[Entry], problems: Iterable[Problem]) -> list[Entry]:
-    """The entries that have none of the files with a problem."""
-    bad = {problem.path for problem in problems}
-    return [entry for entry in entries if bad.isdisjoint(entry.files.values())]
+def entries_of(found: Iterable[Entry | Problem], *, problems: list[Problem]) -> list[Entry]:
+    """The entries among what was found; the rest is added to ``problems``."""
+    entries = []
+    for one in found:
+        if isinstance(one, Entry):
+            entries.append(one)
+        else:
+            problems.append(one)
+    return entries
 
 
 def read_text(tree: Tree, path: str) -> str:

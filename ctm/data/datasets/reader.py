@@ -20,6 +20,7 @@ from ctm.data.sample import Sample
 from ctm.errors import ParamsError
 
 __all__ = [
+    "PHOTOGRAPH_CHANNELS",
     "Decode",
     "Entry",
     "Problem",
@@ -30,6 +31,9 @@ __all__ = [
     "known_classes",
     "present_labels",
 ]
+
+
+PHOTOGRAPH_CHANNELS = 3
 
 
 class RawFile(NamedTuple):
@@ -87,27 +91,28 @@ class Decode(Protocol):
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A raw data set whose lists have been read.
+    """A raw data set whose lists have been read; one of photographs unless it says otherwise.
 
     Attributes:
         classes: what the mask values mean.
-        channels: number of image channels.
-        scale: multiplier that brings stored pixel values to about [0, 1].
         splits: the entries of ``train`` and ``val``, in an order that does not change between runs.
         decode: makes a sample of an entry.
-        problems: files that should be there, or should fit the others, and do not; their samples are in no split.
+        problems: files that should be there, or should fit the others, and do not; entries that have one of them are
+            not used.
         left_out: how many samples the data set's own rules leave out, by reason.
+        channels: number of image channels.
+        scale: multiplier that brings stored pixel values to about [0, 1].
         tune: keys of train samples by whose masks settings were chosen; scores of the others are free of that.
         values: what the stored pixel values are: whoever has another image for the model must make the same of it.
     """
 
     classes: ClassTable
-    channels: int
-    scale: float
     splits: Mapping[str, Sequence[Entry]]
     decode: Decode
     problems: Sequence[Problem] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    channels: int = PHOTOGRAPH_CHANNELS
+    scale: float = 1 / 255
     tune: frozenset[str] = frozenset()
     values: PixelValues = "bytes"
 
@@ -129,21 +134,32 @@ def class_table(names: Sequence[str], config: DatasetConfig) -> ClassTable:
     return ClassTable(names=tuple(names), background=background)
 
 
-def known_classes(names: Sequence[str], config: DatasetConfig) -> ClassTable:
+def known_classes(names: Sequence[str], config: DatasetConfig, *, background: int | None = None) -> ClassTable:
     """The class table of a format whose classes are fixed; the configuration may rename, not add or remove them.
 
+    Args:
+        names: the classes in the order of the mask values.
+        config: may give them other names.
+        background: the mask value that the configuration must call the background; None: whichever it likes.
+
     Raises:
-        ParamsError: the configuration names another number of classes, or see ``class_table``.
+        ParamsError: the configuration names another number of classes or another background, or see ``class_table``.
     """
     if config.classes is not None and len(config.classes) != len(names):
         raise ParamsError(
             f"dataset.classes has {len(config.classes)} names, but format {config.format!r} has {len(names)} classes: "
             f"{', '.join(names)}. Set it to null to take these"
         )
-    return class_table(config.classes or names, config)
+    classes = class_table(config.classes or names, config)
+    if background is not None and classes.background != background:
+        raise ParamsError(
+            f"dataset.background is {config.background!r}, but mask value {background} of format {config.format!r} is "
+            f"what belongs to no class: `--set dataset.background={classes.names[background]}`"
+        )
+    return classes
 
 
-def check_channels(config: DatasetConfig, channels: int) -> None:
+def check_channels(config: DatasetConfig, channels: int = PHOTOGRAPH_CHANNELS) -> None:
     """Checks that the configuration asks for no other number of channels than the format has.
 
     Raises:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from ctm.data.classes import ClassTable
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.listing import find_home, folder_files, problem, read_list, without_problems
+from ctm.data.datasets.listing import entries_of, find_home, folder_files, problem, read_list
 from ctm.data.datasets.photographs import read_mask, read_photograph
 from ctm.data.datasets.reader import (
     Entry,
@@ -28,7 +28,7 @@ from ctm.data.datasets.reader import (
 )
 from ctm.data.datasets.sbd import read_sbd_mask
 from ctm.data.sample import Sample, safe_key
-from ctm.errors import DataError, ParamsError
+from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
 __all__ = ["CLASS_NAMES", "open_voc2012"]
@@ -59,7 +59,6 @@ CLASS_NAMES = (
     "tvmonitor",
 )
 BACKGROUND = 0
-CHANNELS = 3
 OBJECTS = {name: value for value, name in enumerate(CLASS_NAMES) if value != BACKGROUND}
 """Mask value of each name in the XML files, whatever the configuration calls the classes."""
 TRUTH, MASK, SBD_MASK, XML = "mask", "label_mask", "sbd_mask", "annotation"
@@ -90,9 +89,9 @@ def open_voc2012(config: DatasetConfig, tree: Tree) -> RawDataset:
         ParamsError: the configuration contradicts the format.
         StorageError: the tree cannot be read.
     """
-    check_channels(config, CHANNELS)
-    classes = _classes(config)
-    home, sbd = _home(tree), _sbd_folder(tree)
+    check_channels(config)
+    classes = known_classes(CLASS_NAMES, config, background=BACKGROUND)
+    home, sbd = find_home(tree, "VOC2012", LISTS, "the lists of PASCAL VOC"), _sbd_folder(tree)
     own = {split: _ids(tree, f"{home}{LISTS}{split}.txt") for split in ("train", "val")}
     train = own["train"] if config.train_list == "train" else _train_aug(tree, home, own=own, sbd=sbd)
     both = sorted(set(train).intersection(own["val"]))
@@ -103,42 +102,17 @@ def open_voc2012(config: DatasetConfig, tree: Tree) -> RawDataset:
         )
     problems: list[Problem] = []
     files = _Files.find(tree, home, sbd=sbd, labels_from=config.labels_from or "masks", problems=problems)
-    found = {
-        split: [files.entry(name, truth=name in own[split]) for name in names]
+    splits = {
+        split: entries_of((files.entry(name, truth=name in own[split]) for name in names), problems=problems)
         for split, names in {"train": train, "val": own["val"]}.items()
     }
-    problems += [one for ones in found.values() for one in ones if isinstance(one, Problem)]
-    entries = {split: [one for one in ones if isinstance(one, Entry)] for split, ones in found.items()}
     return RawDataset(
         classes=classes,
-        channels=CHANNELS,
-        scale=1 / 255,
-        splits={split: without_problems(ones, problems) for split, ones in entries.items()},
+        splits=splits,
         decode=_Decode(classes, config.min_label_fraction),
         problems=problems,
         left_out={"images in neither the train nor the val list": len(set(files.images).difference(train, own["val"]))},
     )
-
-
-def _classes(config: DatasetConfig) -> ClassTable:
-    classes = known_classes(CLASS_NAMES, config)
-    if classes.background != BACKGROUND:
-        raise ParamsError(
-            f"dataset.background is {config.background!r}, but mask value 0 of VOC2012 is what belongs to no class: "
-            f"`--set dataset.background={classes.names[BACKGROUND]}`"
-        )
-    return classes
-
-
-def _home(tree: Tree) -> str:
-    """The folder VOC2012; a folder VOCdevkit may hold other years beside it."""
-    home = find_home(tree, "VOC2012", LISTS)
-    if home is None:
-        raise DataError(
-            f"{tree.uri} holds no folder {LISTS} with the lists of PASCAL VOC; "
-            "set dataset.root to VOCdevkit/VOC2012 or to a folder above it"
-        )
-    return home
 
 
 def _sbd_folder(tree: Tree) -> str | None:
