@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_PIXELS",
     "Georeference",
     "Sample",
+    "StoredImage",
     "check_pixels",
     "decode_image",
     "decode_mask",
@@ -77,6 +78,29 @@ class Sample:
     mask: NDArray[np.uint8] | None
     georeference: Georeference | None = None
     notes: tuple[str, ...] = ()
+
+
+class StoredImage(NamedTuple):
+    """An image that decodes, as it will be stored."""
+
+    data: bytes
+    """Its encoded bytes."""
+    extension: str
+    """Their encoding, see ``Sample``."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    notes: tuple[str, ...] = ()
+    """See ``Sample``."""
+    georeference: Georeference | None = None
+    """Where it lies on Earth."""
+
+    def sample(
+        self, key: str, *, labels: tuple[int, ...], mask: NDArray[np.uint8] | None, notes: tuple[str, ...] = ()
+    ) -> Sample:
+        """The sample of this image, with ``notes`` beside its own."""
+        return Sample(
+            key, self.data, self.extension, *self.size, labels, mask, self.georeference, notes=self.notes + notes
+        )
 
 
 def safe_key(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ctm.data.datasets.dfc2020 import BANDS
 from ctm.data.datasets.folder_images import (
@@ -21,7 +21,7 @@ from ctm.data.datasets.folder_images import (
     STORED_TYPES,
     SUFFIXES,
 )
-from ctm.data.datasets.photographs import EIGHT_BIT_MODES, UPRIGHT
+from ctm.data.datasets.photographs import EIGHT_BIT_MODES, is_turned
 from ctm.data.datasets.rasters import check_array_head, check_shape, opened_raster
 from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS
 from ctm.data.inputs import InputSpec, PixelValues
@@ -214,7 +214,10 @@ def _check_photograph(path: Path, wanted: _Wanted) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                mode, size, turned = image.mode, image.size, _is_turned(image)
+                mode, size = image.mode, image.size
+                turned = (image.format != "PNG" or "exif" in image.info) and is_turned(
+                    image
+                )  # no PNG is decoded for it
     except UNREADABLE as error:
         raise DataError(f"{path} is no readable image ({error}); replace the file or leave it out") from error
     if mode not in EIGHT_BIT_MODES:
@@ -225,13 +228,6 @@ def _check_photograph(path: Path, wanted: _Wanted) -> Iterator[str]:
         raise _OtherKindError(f"{path} is a photograph")
     if turned:
         yield TURNED
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF says that the photograph is to be turned; a PNG is not decoded in search of it."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return False
-    return bool(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT)
 
 
 def _check_array(path: Path, wanted: _Wanted) -> Iterator[str]:

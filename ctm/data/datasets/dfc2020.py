@@ -28,7 +28,7 @@ from ctm.data.datasets.reader import (
     present_labels,
 )
 from ctm.data.libraries import load_rasterio
-from ctm.data.sample import Sample, encode_array
+from ctm.data.sample import Sample, StoredImage, encode_array
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
@@ -164,18 +164,9 @@ class _Decode:
         mask = _train_ids(rasters["dfc"])
         _check_integers(rasters["s2"])
         image, notes = stored_image(rasters["s2"], rasters["s1"], by_maximum=self.by_maximum)
-        height, width = mask.shape
-        return Sample(
-            entry.key,
-            encode_array(image),
-            "npy",
-            height,
-            width,
-            labels=present_labels(mask, self.classes, min_fraction=self.min_label_fraction),
-            mask=mask,
-            georeference=rasters["s2"].georeference,
-            notes=notes,
-        )
+        labels = present_labels(mask, self.classes, min_fraction=self.min_label_fraction)
+        stored = StoredImage(encode_array(image), "npy", rasters["s2"].size, notes, rasters["s2"].georeference)
+        return stored.sample(entry.key, labels=labels, mask=mask)
 
 
 def stored_image(s2: Raster, s1: Raster, *, by_maximum: bool) -> tuple[NDArray[np.uint16], tuple[str, ...]]:
@@ -186,14 +177,26 @@ def stored_image(s2: Raster, s1: Raster, *, by_maximum: bool) -> tuple[NDArray[n
         s1: VV and VH of Sentinel-1, decibels.
         by_maximum: divide the bands of each by their own maximum here, instead of by the fixed range.
     """
-    reflectance, s2_notes = _reflectance(s2)
-    backscatter, s1_notes = _backscatter(s1)
+    reflectance, s2_notes = _within(
+        s2,
+        0,
+        FULL_SCALE,
+        "pixels without reflectance (nodata), taken as 0",
+        f"reflectance outside 0..{FULL_SCALE}, clipped",
+    )
+    backscatter, s1_notes = _within(
+        s1,
+        LOWEST_DB,
+        0,
+        "pixels without backscatter (NaN), taken as the darkest",
+        f"backscatter outside {LOWEST_DB:.0f}..0 dB, clipped",
+    )
     if by_maximum:
         reflectance, backscatter = reflectance / max(reflectance.max(), 1), backscatter / max(backscatter.max(), 1e-9)
     else:
         reflectance, backscatter = reflectance / FULL_SCALE, backscatter / -LOWEST_DB
     image = np.rint(np.concatenate([reflectance, backscatter]) * FULL_SCALE).astype(np.uint16)
-    return image, (*s2_notes, *s1_notes)
+    return image, s2_notes + s1_notes
 
 
 def _check_integers(raster: Raster) -> None:
@@ -212,25 +215,11 @@ def _train_ids(raster: Raster) -> NDArray[np.uint8]:
     return TRAIN_IDS[ids.astype(np.intp)]
 
 
-def _reflectance(raster: Raster) -> tuple[NDArray[np.float64], list[str]]:
-    """Reflectance in 0..10000, and what was mended."""
-    values = np.where(raster.missing, 0, raster.array).astype(np.float64)
-    clipped = np.clip(values, 0, FULL_SCALE)
-    notes = []
-    if raster.missing.any():
-        notes.append("pixels without reflectance (nodata), taken as 0")
-    if (clipped != values).any():
-        notes.append(f"reflectance outside 0..{FULL_SCALE}, clipped")
-    return clipped, notes
-
-
-def _backscatter(raster: Raster) -> tuple[NDArray[np.float64], list[str]]:
-    """Decibels above the lowest, 0..25, and what was mended."""
-    values = np.where(raster.missing, LOWEST_DB, raster.array).astype(np.float64)
-    clipped = np.clip(values, LOWEST_DB, 0)
-    notes = []
-    if raster.missing.any():
-        notes.append("pixels without backscatter (NaN), taken as the darkest")
-    if (clipped != values).any():
-        notes.append(f"backscatter outside {LOWEST_DB:.0f}..0 dB, clipped")
-    return clipped - LOWEST_DB, notes
+def _within(
+    raster: Raster, lowest: float, highest: float, missing: str, outside: str
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Values above the lowest, which pixels without value get, and what was mended, in the words given."""
+    values = np.where(raster.missing, lowest, raster.array).astype(np.float64)
+    clipped = np.clip(values, lowest, highest)
+    mended = {missing: raster.missing.any(), outside: (clipped != values).any()}
+    return clipped - lowest, tuple(note for note, is_so in mended.items() if is_so)

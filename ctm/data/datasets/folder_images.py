@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ctm.data.datasets.photographs import check_size, check_values, read_mask, r
 from ctm.data.datasets.rasters import Raster, check_same_grid, read_array, read_raster
 from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS, Entry, RawFile
 from ctm.data.libraries import load_rasterio
-from ctm.data.sample import Sample, encode_array
+from ctm.data.sample import Sample, StoredImage, encode_array
 from ctm.errors import DataError, ParamsError
 from ctm.runtime.storage import Tree
 
@@ -123,44 +123,24 @@ class FolderDecode:
         Raises:
             DataError: one of them is damaged, is not of the kind, or contradicts the other.
         """
-        image = _image(files["image"], self.kind)
-        height, width = image.size
-        return Sample(
-            entry.key,
-            image.data,
-            image.extension,
-            height,
-            width,
-            labels=entry.labels or (),
-            mask=_mask(files["mask"], image, self.names) if "mask" in files else None,
-            georeference=image.raster.georeference if image.raster else None,
-            notes=image.notes,
-        )
+        image, raster = _image(files["image"], self.kind)
+        mask = _mask(files["mask"], image.size, raster, self.names) if "mask" in files else None
+        return image.sample(entry.key, labels=entry.labels or (), mask=mask)
 
 
-class _Image(NamedTuple):
-    """An image ready to be stored."""
-
-    data: bytes
-    extension: str
-    size: tuple[int, int]
-    notes: tuple[str, ...]
-    raster: Raster | None
-    """What it was made of; None for a photograph that is no GeoTIFF."""
-
-
-def _image(file: RawFile, kind: ImageKind) -> _Image:
+def _image(file: RawFile, kind: ImageKind) -> tuple[StoredImage, Raster | None]:
+    """An image, and the raster that it was made of; None for a photograph that is no GeoTIFF."""
     if not file.path.lower().endswith((ARRAY, *GEOTIFF)):
         _check_kind(file, kind, channels=PHOTOGRAPH_CHANNELS, eight_bit=True)
-        return _Image(*read_photograph(file), None)
+        return read_photograph(file), None
     raster = _read(file, kind.channels)
     photograph = _may_be_photograph(raster) and kind.channels == PHOTOGRAPH_CHANNELS
     channels = PHOTOGRAPH_CHANNELS if photograph else len(raster.array)
     _check_kind(file, kind, channels=channels, eight_bit=raster.array.dtype == np.uint8)
     if photograph:
-        return _photograph(raster)
+        return _photograph(raster), raster
     values, notes = _values(raster)
-    return _Image(encode_array(values), "npy", raster.size, notes, raster)
+    return StoredImage(encode_array(values), "npy", raster.size, notes, raster.georeference), raster
 
 
 def _read(file: RawFile, channels: int | None) -> Raster:
@@ -199,7 +179,7 @@ def _check_kind(file: RawFile, kind: ImageKind, *, channels: int, eight_bit: boo
         )
 
 
-def _photograph(raster: Raster) -> _Image:
+def _photograph(raster: Raster) -> StoredImage:
     """A GeoTIFF of 8 bits as colours; its transparency is dropped."""
     notes = ("a fourth band, taken for transparency and dropped",) if len(raster.array) > PHOTOGRAPH_CHANNELS else ()
     try:
@@ -211,8 +191,8 @@ def _photograph(raster: Raster) -> _Image:
         colours = np.broadcast_to(bands, (PHOTOGRAPH_CHANNELS, *raster.size)).transpose(1, 2, 0)
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(colours)).save(buffer, format="PNG")
-        return _Image(buffer.getvalue(), "png", raster.size, notes, raster)
-    return _Image(photograph.data, photograph.extension, photograph.size, photograph.notes + notes, raster)
+        return StoredImage(buffer.getvalue(), "png", raster.size, notes, raster.georeference)
+    return photograph._replace(notes=photograph.notes + notes, georeference=raster.georeference)
 
 
 def stored_values(raster: Raster) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -242,16 +222,16 @@ def _values(raster: Raster) -> tuple[NDArray[Any], tuple[str, ...]]:
     return values, ("pixels without value (NaN, infinite or nodata), set to 0",) if missing.any() else ()
 
 
-def _mask(file: RawFile, image: _Image, names: Sequence[str]) -> NDArray[np.uint8]:
+def _mask(file: RawFile, size: tuple[int, int], image: Raster | None, names: Sequence[str]) -> NDArray[np.uint8]:
     if not file.path.lower().endswith(GEOTIFF):
-        return read_mask(file, size=image.size, names=names)
+        return read_mask(file, size=size, names=names)
     raster = read_raster(file, bands=1)
     values = raster.array[0]
     if values.dtype.kind not in "iu":
         raise DataError(f"{file.path}: the mask holds {values.dtype} values; store class indices as integers")
-    check_size(file, values.shape, image.size)
-    if image.raster is not None:
-        check_same_grid({"image": image.raster, "mask": raster})
+    check_size(file, values.shape, size)
+    if image is not None:
+        check_same_grid({"image": image, "mask": raster})
     classes = range(len(names))
     if raster.nodata not in classes:  # one that is a class is a class: many programs write 0 without being asked
         values = np.where(raster.missing[0], IGNORE, values)

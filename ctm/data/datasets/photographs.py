@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Container, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +11,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ctm.data.classes import IGNORE
 from ctm.data.datasets.reader import RawFile
-from ctm.data.sample import UNREADABLE, Sample, decode_mask
+from ctm.data.sample import UNREADABLE, StoredImage, decode_mask
 from ctm.errors import DataError
 
 __all__ = [
     "EIGHT_BIT_MODES",
-    "UPRIGHT",
-    "Photograph",
     "check_size",
     "check_values",
+    "is_turned",
     "mask_values",
     "read_mask",
     "read_photograph",
@@ -34,27 +32,7 @@ UPRIGHT = 1
 """EXIF's orientation of a photograph that is shown as it is stored."""
 
 
-class Photograph(NamedTuple):
-    """A photograph that decodes, ready to be stored."""
-
-    data: bytes
-    """Its encoded bytes."""
-    extension: str
-    """Their encoding, ``jpg`` or ``png``."""
-    size: tuple[int, int]
-    """Height and width in pixels."""
-    notes: tuple[str, ...]
-    """See ``Sample.notes``."""
-
-    def sample(
-        self, key: str, *, labels: tuple[int, ...], mask: NDArray[np.uint8] | None, notes: tuple[str, ...] = ()
-    ) -> Sample:
-        """The sample of this photograph, with ``notes`` beside its own."""
-        height, width = self.size
-        return Sample(key, self.data, self.extension, height, width, labels, mask, notes=self.notes + notes)
-
-
-def read_photograph(file: RawFile) -> Photograph:
+def read_photograph(file: RawFile) -> StoredImage:
     """Checks a photograph of 8 bits; JPEG and PNG keep their bytes, other formats become PNG.
 
     Raises:
@@ -68,10 +46,10 @@ def read_photograph(file: RawFile) -> Photograph:
             size = (image.height, image.width)
             notes = _notes(image)
             if image.format in STORED_AS_IS:
-                return Photograph(file.data, STORED_AS_IS[image.format], size, notes)
+                return StoredImage(file.data, STORED_AS_IS[image.format], size, notes)
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, format="PNG")
-            return Photograph(buffer.getvalue(), "png", size, notes)
+            return StoredImage(buffer.getvalue(), "png", size, notes)
     except DataError as error:
         raise DataError(f"{file.path}: {error}") from error
     except UNREADABLE as error:
@@ -146,9 +124,13 @@ def mask_values(mask: NDArray[np.integer]) -> list[int]:
     return [int(value) for value in found]
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says that a photograph is to be turned before it is shown."""
+    return bool(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT)
+
+
 def _notes(image: Image.Image) -> tuple[str, ...]:
-    turned = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
-    notes = ["an EXIF orientation, which is not applied"] if turned else []
+    notes = ["an EXIF orientation, which is not applied"] if is_turned(image) else []
     if image.mode != "RGB":
         notes.append(f"colour mode {image.mode}, which becomes RGB")
     return tuple(notes)
