@@ -10,7 +10,7 @@ from ctm.data.datasets.reader import Problem, RawDataset
 from ctm.data.decoding import Decoded
 from ctm.stage import Metrics
 
-__all__ = ["SplitFindings", "all_problems", "balance", "findings_lines", "split_metrics"]
+__all__ = ["SplitFindings", "all_problems", "balance", "findings_lines", "shortened", "split_metrics"]
 
 FEW = 10
 """Classes without an image that are named."""
@@ -100,8 +100,7 @@ def findings_lines(
             yield f"  {split}: the most frequent class has {values['imbalance']:.1f} times the images of the rarest"
         missing = [name for name, count in values["classes"].items() if count == 0]
         if missing:
-            rest = f" and {len(missing) - FEW} more" if len(missing) > FEW else ""
-            yield f"  {split}: no image with the label {', '.join(missing[:FEW])}{rest}"
+            yield f"  {split}: no image with the label {', '.join(shortened(missing, FEW))}"
     for reason, count in dataset.left_out.items():
         yield f"  left out: {count:,} {reason}"
     notes = sum((found.notes for found in findings.values()), Counter[str]())
@@ -110,9 +109,13 @@ def findings_lines(
     problems = all_problems(dataset, findings)
     if problems:
         yield f"  {len(problems):,} {'file' if len(problems) == 1 else 'files'} cannot be used:"
-    yield from (f"    {problem.message}" for problem in problems[:listed])
-    if len(problems) > len(problems[:listed]):
-        yield f"    … and {len(problems[listed:]):,} more"
+    messages = [problem.message for problem in problems]
+    yield from (f"    {line}" for line in shortened(messages, len(messages) if listed is None else listed))
+
+
+def shortened(items: Sequence[str], most: int) -> list[str]:
+    """So many of the items at most, and how many there are besides."""
+    return [*items[:most], *([f"… and {len(items) - most:,} more"] if len(items) > most else ())]
 
 
 def all_problems(dataset: RawDataset, findings: Mapping[str, SplitFindings]) -> list[Problem]:

@@ -24,6 +24,7 @@ from ctm.data.datasets.folder_images import (
 from ctm.data.datasets.photographs import EIGHT_BIT_MODES, is_turned
 from ctm.data.datasets.rasters import check_array_head, check_shape, opened_raster
 from ctm.data.datasets.reader import PHOTOGRAPH_CHANNELS
+from ctm.data.findings import shortened
 from ctm.data.inputs import InputSpec, PixelValues
 from ctm.data.libraries import load_rasterio
 from ctm.data.sample import UNREADABLE, check_pixels
@@ -117,8 +118,7 @@ def problems_message(problems: Sequence[str], what: str) -> str:
     """One message for several problems, the first of which are listed; a single one stands for itself."""
     if len(problems) == 1:
         return problems[0]
-    more = f"\n  … and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    return f"{len(problems)} {what}:" + "".join(f"\n  {problem}" for problem in problems[:LISTED]) + more
+    return "\n  ".join([f"{len(problems)} {what}:", *shortened(problems, LISTED)])
 
 
 def report_failures(failures: Sequence[str], images: Sequence[ImageFile], folder: Path) -> None:
@@ -215,9 +215,8 @@ def _check_photograph(path: Path, wanted: _Wanted) -> Iterator[str]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 mode, size = image.mode, image.size
-                turned = (image.format != "PNG" or "exif" in image.info) and is_turned(
-                    image
-                )  # no PNG is decoded for it
+                # No PNG is decoded in search of it.
+                turned = (image.format != "PNG" or "exif" in image.info) and is_turned(image)
     except UNREADABLE as error:
         raise DataError(f"{path} is no readable image ({error}); replace the file or leave it out") from error
     if mode not in EIGHT_BIT_MODES:

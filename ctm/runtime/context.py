@@ -7,10 +7,9 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from ctm.runtime.checkpoint_store import CheckpointStore
+from ctm.runtime.checkpoint_store import CheckpointStore
 
 __all__ = ["SINGLE", "WHOLE", "Context", "Device", "Launch", "Part", "Precision", "available_cores"]
 
