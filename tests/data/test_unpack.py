@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +131,79 @@ def test_data_without_masks_say_so(folder: Path, config: DatasetConfig, tmp_path
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"index.json is missing"):
         write_masks(tmp_path, tmp_path / "out")
+
+
+# Shards that others have made: the files are named by the keys in them.
+
+
+def edit_records(shards: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the first record of train, with digest and size in the index to match: what an attacker would do."""
+    first, *rest = (shards / "train.jsonl").read_text().splitlines()
+    record = json.loads(first)
+    change(record)
+    data = "\n".join([json.dumps(record), *rest, ""]).encode()
+    (shards / "train.jsonl").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit_index(shards, lambda index: index["splits"]["train"]["records"].update(bytes=len(data), sha256=sha256))
+
+
+def edit_index(shards: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    index = json.loads((shards / "index.json").read_text())
+    change(index)
+    (shards / "index.json").write_text(json.dumps(index))
+
+
+def set_key(key: str) -> Callable[[Path], object]:
+    return lambda shards: edit_records(shards, lambda record: record.update(key=key))
+
+
+def set_split(name: str) -> Callable[[Path], object]:
+    return lambda shards: edit_index(shards, lambda index: index["splits"].update({name: index["splits"].pop("train")}))
+
+
+def set_shard(name: str) -> Callable[[Path], object]:
+    def change(shards: Path) -> None:
+        shutil.copy(shards / "train-00000.tar", shards.parent / "train-00000.tar")
+        edit_index(shards, lambda index: index["splits"]["train"]["shards"][0].update(file=name))
+
+    return change
+
+
+def set_member(*place: int) -> Callable[[Path], object]:
+    return lambda shards: edit_records(shards, lambda record: record["members"].update({"mask.png": place}))
+
+
+ATTACKS = {
+    "key up": (set_key("../../stolen"), "'../../stolen' is no safe file name"),
+    "key down": (set_key("sub/stolen"), "'sub/stolen' is no safe file name"),
+    "absolute key": (set_key("/tmp/stolen"), "'/tmp/stolen' is no safe file name"),
+    "key with a line break": (set_key("stolen\n"), "is no safe file name"),
+    "key of a dot": (set_key("."), "is no safe file name"),
+    "split up": (set_split("../stolen"), "index.json is damaged"),
+    "split of dots": (set_split(".."), "index.json is damaged"),
+    "split with a line break": (set_split("train\n"), "index.json is damaged"),
+    "shard up": (set_shard("../train-00000.tar"), "index.json is damaged"),
+    "absolute shard": (set_shard("/tmp/train-00000.tar"), "index.json is damaged"),
+    "offset behind the end": (set_member(1 << 40, 100), "damaged"),
+    "huge member": (set_member(0, 1 << 50), "train.jsonl"),
+    "shard that is not there": (lambda shards: edit_records(shards, lambda r: r.update(shard=7)), "train.jsonl"),
+    "record without key": (lambda shards: edit_records(shards, lambda r: r.pop("key")), "train.jsonl"),
+    "label of no class": (lambda shards: edit_records(shards, lambda r: r.update(labels=[99])), "train.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_unpacking_foreign_shards_writes_nothing_outside(
+    folder: Path, config: DatasetConfig, tmp_path: Path, name: str
+) -> None:
+    packed(config, folder, tmp_path / "in" / "shards")
+    attack, message = ATTACKS[name]
+    attack(tmp_path / "in" / "shards")
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ArtifactError) as caught:
+        write_masks(tmp_path / "in" / "shards", tmp_path / "work" / "deep" / "out")
+    assert message in str(caught.value)
+    assert str(tmp_path / "in" / "shards") in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/stolen.png").exists()
