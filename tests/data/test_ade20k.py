@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from PIL import Image
 
 from ctm.data.classes import IGNORE
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.ade20k import CLASS_NAMES, OTHER, open_ade20k
+from ctm.data.datasets.ade20k import CLASS_NAMES, OTHER
 from ctm.data.sample import decode_image
 from ctm.errors import DataError, ParamsError
 from ctm.params import load_preset
-from ctm.runtime.storage import open_tree
 from tests.miniatures.ade20k import CMYK, GREYSCALE, SCENES, scene, write_ade20k, write_annotation, write_info
 from tests.miniatures.samples import keys, opened, read, read_all
 
@@ -133,64 +131,6 @@ def test_a_palette_annotation_is_read_by_index(root: Path) -> None:
     np.testing.assert_array_equal(read(ade(), root, "train", TRAIN[0]).mask, stored)
 
 
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.zeros((45, 34), dtype=np.uint8), "the mask is 34x45 pixels .* but its image is 45x34"),
-        (np.zeros((34, 45, 3), dtype=np.uint8), "colour mode 'RGB'"),
-        (np.zeros((34, 45), dtype=np.uint16), "colour mode 'I;16'"),
-    ],
-)
-def test_a_bad_annotation_is_named(root: Path, mask: np.ndarray, message: str) -> None:
-    path = home(root) / "annotations" / "training" / f"{TRAIN[0]}.png"
-    write_annotation(path, mask)
-    with pytest.raises(DataError, match=rf"^{path}: .*{message}"):
-        read(ade(), root, "train", TRAIN[0])
-
-
-@pytest.mark.parametrize("keep", [0, 50])
-@pytest.mark.parametrize(("folder", "words"), [("images", "image"), ("annotations", "mask")])
-def test_a_truncated_file_is_named(root: Path, folder: str, words: str, keep: int) -> None:
-    (path,) = (home(root) / folder / "validation").glob(f"{VAL[1]}.*")
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=rf"^{path}.*no readable {words}"):
-        read(ade(), root, "val", VAL[1])
-
-
-@pytest.mark.parametrize(
-    ("gone", "kept"),
-    [
-        ("annotations/training/{}.png", "images/training/{}.jpg"),
-        ("images/training/{}.jpg", "annotations/training/{}.png"),
-    ],
-)
-def test_a_file_without_partner_is_a_problem_of_its_own(root: Path, gone: str, kept: str) -> None:
-    (home(root) / gone.format(TRAIN[2])).unlink()
-    dataset = opened(ade(), root)
-    (problem,) = dataset.problems
-    assert problem.path == f"ADEChallengeData2016/{kept.format(TRAIN[2])}"
-    assert problem.message == (
-        f"{home(root) / kept.format(TRAIN[2])}: no partner {home(root) / gone.format(TRAIN[2])}; "
-        "add it or remove this file"
-    )
-    assert keys(dataset) == {"train": [name for name in TRAIN if name != TRAIN[2]], "val": VAL}
-
-
-@pytest.mark.parametrize(
-    ("file", "other"),
-    [
-        ("images/training/{}.jpg", "images/training/{}.jpeg"),
-        ("annotations/training/{}.png", "annotations/training/{}.PNG"),
-    ],
-)
-def test_two_files_of_one_name_are_a_problem_and_neither_is_used(root: Path, file: str, other: str) -> None:
-    shutil.copy(home(root) / file.format(TRAIN[0]), home(root) / other.format(TRAIN[0]))
-    dataset = opened(ade(), root)
-    (problem,) = dataset.problems
-    assert problem.message.endswith("have one name; remove one")
-    assert keys(dataset) == {"train": TRAIN[1:], "val": VAL}
-
-
 @pytest.mark.parametrize("below", ["", "ADEChallengeData2016"])
 def test_the_root_may_be_the_folder_itself_or_above_it(root: Path, below: str) -> None:
     assert keys(opened(ade(), root / below)) == {"train": TRAIN, "val": VAL}
@@ -240,23 +180,6 @@ def test_the_table_may_be_separated_by_commas_as_in_the_development_kit(root: Pa
     rows = [f"{k},0.01,100,10,0,{name}\r\n" for k, name in enumerate(CLASS_NAMES, start=1)]
     (home(root) / "objectInfo150.txt").write_text("Idx,Ratio,Train,Val,Stuff,Name\r\n" + "".join(rows))
     assert keys(opened(ade(), root))["train"] == TRAIN
-
-
-def test_the_decoder_travels_without_the_lists(root: Path) -> None:
-    decode = opened(ade(), root).decode
-    assert pickle.loads(pickle.dumps(decode)) == decode
-    assert len(pickle.dumps(decode)) < 4000
-
-
-def test_a_tree_can_be_opened_without_reading_a_picture(root: Path) -> None:
-    for path in (*root.rglob("*.jpg"), *root.rglob("*.png")):
-        path.write_bytes(b"")
-    assert len(open_ade20k(ade(), open_tree(str(root))).splits["train"]) == len(TRAIN)
-
-
-def test_other_channels_are_refused(root: Path) -> None:
-    with pytest.raises(ParamsError, match="has 3"):
-        opened(ade(channels=1), root)
 
 
 def test_the_preset_takes_zero_as_a_class_and_names_the_same_classes(root: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import shutil
 import sys
 import tracemalloc
@@ -20,9 +19,8 @@ from ctm.data.config import DatasetConfig
 from ctm.data.datasets import coco_masks
 from ctm.data.datasets.coco2014 import open_coco2014
 from ctm.data.datasets.coco_classes import CATEGORY_IDS, CLASS_NAMES
-from ctm.data.datasets.reader import RawFile
 from ctm.data.sample import decode_image
-from ctm.errors import DataError, ParamsError
+from ctm.errors import DataError
 from ctm.params import load_preset
 from ctm.runtime.storage import open_tree
 from tests.miniatures.coco2014 import (
@@ -136,27 +134,6 @@ def test_masks_may_lie_in_folders_named_as_the_images(tmp_path: Path) -> None:
     assert keys(opened(MASKS, root)) == ANNOTATED
 
 
-def test_an_image_of_the_json_without_a_file_is_a_problem(root: Path) -> None:
-    (root / "train2014" / f"{N9}.jpg").unlink()
-    dataset = opened(JSON, root)
-    assert N9 not in keys(dataset)["train"]
-    (problem,) = dataset.problems
-    assert problem.path == f"train2014/{N9}.jpg"
-    assert problem.message.startswith(f"{root}/train2014/{N9}.jpg: missing, but {root}/annotations/instances_")
-    assert "image 9" in problem.message
-
-
-@pytest.mark.parametrize("config", [JSON, MASKS])
-def test_two_images_of_one_name_are_a_problem_and_neither_is_used(tmp_path: Path, config: DatasetConfig) -> None:
-    write_coco2014(tmp_path, masks="contiguous")
-    shutil.copy(tmp_path / "train2014" / f"{N9}.jpg", tmp_path / "train2014" / f"{N9}.jpeg")
-    dataset = opened(config, tmp_path)
-    assert [problem.message for problem in dataset.problems] == [
-        f"{tmp_path}/train2014/{N9}.jpeg and {tmp_path}/train2014/{N9}.jpg have one name; remove one"
-    ]
-    assert keys(dataset) == {**ANNOTATED, "train": [key for key in ANNOTATED["train"] if key != N9]}
-
-
 def test_an_image_without_annotation_needs_no_file(root: Path) -> None:
     (root / "train2014" / f"{stem('train', 36)}.jpg").unlink()
     assert not opened(JSON, root).problems
@@ -247,16 +224,6 @@ def test_greyscale_jpegs_are_stored_as_they_are(root: Path) -> None:
     assert decode_image(sample.image, sample.extension).shape == (3, 29, 40)
 
 
-def test_entries_and_decode_can_be_sent_and_give_the_same_sample(root: Path) -> None:
-    dataset, tree = opened(JSON, root), open_tree(str(root))
-    entry = dataset.splits["train"][2]
-    files = {role: RawFile(tree.place(path), tree.read(path)) for role, path in entry.files.items()}
-    first = dataset.decode(entry, files)
-    second = pickle.loads(pickle.dumps(dataset.decode))(pickle.loads(pickle.dumps(entry)), files)
-    np.testing.assert_array_equal(first.mask, second.mask)
-    assert (first.image, first.labels) == (second.image, second.labels)
-
-
 SEGMENTATIONS = {
     "box": ([[4, 4, 9, 9]], "a polygon has 4 numbers, expected x, y of three points or more"),
     "odd": ([[4, 4, 9, 9, 4, 9, 1]], "a polygon has 7 numbers"),
@@ -319,12 +286,6 @@ def test_a_shape_that_python_cannot_read_spoils_its_image_alone(root: Path, text
     with pytest.raises(DataError, match=f"{N9}.jpg: .*; mend the instances JSON"):
         read(JSON, root, "train", N9)
     assert read(JSON, root, "train", stem("train", 25)).labels == (17,)
-
-
-def test_an_image_of_another_size_than_the_json_says_is_an_error(root: Path) -> None:
-    Image.new("RGB", (33, 40)).save(root / "train2014" / f"{N9}.jpg")
-    with pytest.raises(DataError, match=f"{N9}.jpg: the image is 33x40 pixels .* the instances JSON says 40x33"):
-        read(JSON, root, "train", N9)
 
 
 # The JSON as a file.
@@ -592,66 +553,7 @@ def test_labels_from_masks_need_the_least_share_of_pixels(tmp_path: Path) -> Non
         assert read(config, root, "train", N9).labels == labels
 
 
-def test_a_mask_without_an_image_is_a_problem(tmp_path: Path) -> None:
-    root = masked(tmp_path)
-    (root / "val2014" / f"{N42}.jpg").unlink()
-    dataset = opened(MASKS, root)
-    assert N42 not in keys(dataset)["val"]
-    (problem,) = dataset.problems
-    assert problem.path == f"SegmentationClass/val2014/{N42}.png"
-    assert f"no image of this name in {root}/val2014; add it or remove the mask" in problem.message
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda path: Image.open(path).convert("RGB").save(path), "the mask has colour mode 'RGB'"),
-        (lambda path: Image.new("L", (20, 20)).save(path), "the mask is 20x20 pixels .* its image is 40x33"),
-        (lambda path: path.write_bytes(b""), "no readable mask"),
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), "no readable mask"),
-    ],
-)
-def test_a_bad_mask_is_an_error_of_its_sample_alone(
-    tmp_path: Path, spoil: Callable[[Path], object], message: str
-) -> None:
-    root = masked(tmp_path)
-    path = root / "SegmentationClass" / "train2014" / f"{N9}.png"
-    spoil(path)
-    with pytest.raises(DataError, match=message) as error:
-        read(MASKS, root, "train", N9)
-    assert str(path) in str(error.value)
-    assert read(MASKS, root, "val", N42).labels == (1, 80)
-
-
-def test_a_truncated_photograph_is_an_error_of_its_sample_alone(root: Path) -> None:
-    path = root / "train2014" / f"{N9}.jpg"
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match=f"{N9}.jpg is no readable image"):
-        read(JSON, root, "train", N9)
-
-
-def test_masks_are_decoded_by_what_can_be_sent(tmp_path: Path) -> None:
-    decode = opened(MASKS, masked(tmp_path)).decode
-    assert pickle.loads(pickle.dumps(decode)) == decode
-
-
 # Parameters.
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"channels": 4}, "dataset.channels is 4, but format 'coco2014' has 3"),
-        ({"classes": ("background", "person")}, "dataset.classes has 2 names, but format 'coco2014' has 81 classes"),
-        ({"background": None}, "mask value 0 .* belongs to no class: `--set dataset.background=background`"),
-        ({"background": "person"}, "dataset.background is 'person', but mask value 0 of format 'coco2014'"),
-        ({"background": "sky"}, "dataset.background 'sky' is no class"),
-        ({"mask_encoding": "contiguous"}, "dataset.mask_encoding is for dataset.labels_from: masks; set it to null"),
-    ],
-)
-def test_contradicting_parameters_are_params_errors(root: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParamsError, match=message):
-        opened(JSON.model_copy(update=change), root)
 
 
 def test_classes_can_be_renamed(root: Path) -> None:

@@ -37,6 +37,7 @@ from tests.miniatures.damage import (
     cut,
     drawn,
     emptied,
+    first_row_repeated,
     geotiff_bomb,
     grey_png_bomb,
     holding,
@@ -118,6 +119,7 @@ def ruin(data: str, path: str, change: Change, *says: str) -> Damage:
 
 POLYP = endotect.name("polyps", 3)
 POLYPS = "labeled-images/lower-gi-tract/pathological-findings/polyps"
+ENDOTECT_LABELS = "labeled-images/image-labels.csv"
 POLYP_MASK = f"segmented-images/masks/{POLYP}.jpg"
 COCO_IMAGE = "COCO_train2014_000000000025"
 COCO_MASK = f"SegmentationClass/train2014/{COCO_IMAGE}.png"
@@ -173,7 +175,7 @@ EMPTY = [
     damage("sbd", "cls/2010_000002.mat", emptied, "no readable MATLAB"),
     damage("voc2012 xml", "Annotations/2007_000033.xml", emptied, "no readable XML"),
     ruin("coco2014", COCO_JSON, emptied, COCO_JSON, "no valid JSON"),
-    ruin("voc2012", f"{LISTS}/val.txt", emptied, "split 'val' has no image"),
+    ruin("voc2012", f"{LISTS}/val.txt", holding(b"\n \n"), "split 'val' has no image"),
     ruin("folder", "splits/val.txt", emptied, "split 'val' has no image"),
     ruin("folder", "labels.csv", emptied, "labels.csv", "no column"),
 ]
@@ -393,7 +395,7 @@ TABLES = [
             ("voc2012", f"{LISTS}/train_aug.txt"),
             ("sbd", "train.txt"),
             ("ade20k", "objectInfo150.txt"),
-            ("endotect", "labeled-images/image-labels.csv"),
+            ("endotect", ENDOTECT_LABELS),
             ("endotect folds", "official_splits/2_fold_split.csv"),
         )
     ),
@@ -406,6 +408,8 @@ TABLES = [
     ),
     ruin("folder", "splits/val.txt", line_added("g.jpg"), "val.txt line 4: image 'g.jpg' is listed twice"),
     ruin("folder", "splits/val.txt", line_added("c"), "splits", "in train and in val, such as 'c'"),
+    ruin("endotect", ENDOTECT_LABELS, replaced("Finding", "Class"), "no column 'Finding' in the first line"),
+    ruin("endotect", ENDOTECT_LABELS, first_row_repeated, "has a row already, in line 2"),
     ruin("folder", "splits/tune.txt", holding(b"a\ng"), "tune.txt: 1 images are not in", "such as 'g'"),
     ruin("folder", "classes.txt", holding(b"\n"), "classes.txt is empty"),
     ruin("folder", "classes.txt", replaced("sand", ""), "classes.txt line 2 is empty"),
@@ -503,7 +507,7 @@ PATHS_OUT = [
     ),
     damage(
         "endotect folds",
-        "labeled-images/image-labels.csv",
+        ENDOTECT_LABELS,
         secret_beside(line_added("../../secret,Lower GI,cecum,anatomical")),
         "no image ../../secret.jpg",
         lost="",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +12,10 @@ from PIL import Image
 
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.endotect import CLASS_NAMES, FINDINGS, OFFICIAL_NAMES
-from ctm.errors import DataError, ParamsError
+from ctm.errors import DataError
 from ctm.params import load_preset
 from tests.miniatures.endotect import EMPTY_MASK, FOLDERS, WITHOUT_MASK, name, polyp, write_endotect, write_mask
-from tests.miniatures.samples import keys, opened, read, read_all
+from tests.miniatures.samples import keys, opened, read_all
 
 CONFIG = DatasetConfig(format="endotect", root="raw", background="background")
 LOWER = CONFIG.model_copy(update={"classes": ("background", *FINDINGS[:16])})
@@ -128,25 +125,6 @@ def test_a_folder_named_as_the_background_is_no_finding(root: Path) -> None:
     assert len(opened(CONFIG, root).problems) == 2
 
 
-def test_two_images_of_one_name_are_a_problem_and_neither_is_used(root: Path) -> None:
-    shutil.copy(
-        root / image_path("cecum", 0), root / image_path("polyps", 0).replace(name("polyps", 0), name("cecum", 0))
-    )
-    dataset = opened(CONFIG, root)
-    (problem,) = dataset.problems
-    assert re.search(rf"cecum/{name('cecum', 0)}.jpg and .*polyps/.* have one name; remove one$", problem.message)
-    assert name("cecum", 0) not in all_keys(CONFIG, root)
-    assert len(all_keys(CONFIG, root)) == IMAGES - 1
-
-
-def test_two_masks_of_one_polyp_are_a_problem_of_that_polyp(root: Path) -> None:
-    (mask,) = root.rglob(f"masks/{name('polyps', 0)}.jpg")
-    shutil.copy(mask, mask.with_suffix(".jpeg"))
-    (problem,) = opened(CONFIG, root).problems
-    assert "have one name" in problem.message
-    assert name("polyps", 0) not in all_keys(CONFIG, root)
-
-
 def test_unlabelled_and_segmented_images_are_no_samples(root: Path) -> None:
     assert not {name("unlabelled", 0), name("polyps", 90)} & all_keys(CONFIG, root)
 
@@ -208,21 +186,6 @@ def test_a_file_without_a_row_is_a_problem_and_no_sample(root: Path) -> None:
     assert problem.path == image_path("cecum", 1)
     assert f"no row in {root}/{LABELS}" in problem.message
     assert name("cecum", 1) not in all_keys(CONFIG, root)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text.replace("Finding", "Class", 1), "no column 'Finding' in the first line"),
-        (lambda text: text + text.splitlines()[1], "has a row already, in line 2"),
-        (lambda text: text.replace("Lower", "Löwer").encode("latin-1"), "is no UTF-8 text"),
-    ],
-)
-def test_a_damaged_table_is_refused(root: Path, change: Callable[[str], Any], message: str) -> None:
-    content = change((root / LABELS).read_text())
-    (root / LABELS).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=message):
-        opened(CONFIG, root)
 
 
 # Splits.
@@ -350,52 +313,4 @@ def test_without_segmented_images_nothing_has_truth(root: Path) -> None:
     assert all(sample.mask is None for sample in read_all(CONFIG, root).values())
 
 
-def split_of(root: Path, key: str) -> str:
-    return next(split for split, found in keys(opened(CONFIG, root)).items() if key in found)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda path: Image.new("L", (44, 33)).save(path), "the mask is 44x33 pixels .* its image is 45x33"),
-        (lambda path: path.write_bytes(b""), "the bytes are no readable jpg image"),
-        (lambda path: path.write_bytes(path.read_bytes()[:400]), "the bytes are no readable jpg image"),
-    ],
-)
-def test_a_bad_mask_names_its_file(root: Path, spoil: Callable[[Path], object], message: str) -> None:
-    path = root / "segmented-images" / "masks" / f"{name('polyps', 0)}.jpg"
-    spoil(path)
-    with pytest.raises(DataError, match=message) as error:
-        read(CONFIG, root, split_of(root, name("polyps", 0)), name("polyps", 0))
-    assert str(error.value).startswith(f"{path}: ")
-
-
-def test_a_damaged_photograph_names_its_file(root: Path) -> None:
-    path = root / image_path("cecum", 0)
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match=f"{name('cecum', 0)}.jpg is no readable image"):
-        read(CONFIG, root, split_of(root, name("cecum", 0)), name("cecum", 0))
-
-
-def test_decode_can_be_sent_to_other_processes(root: Path) -> None:
-    decode = opened(CONFIG, root).decode
-    assert pickle.loads(pickle.dumps(decode)) == decode
-
-
 # Parameters.
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"channels": 1}, "dataset.channels is 1, but format 'endotect' has 3"),
-        ({"background": None}, "format 'endotect' needs a background"),
-        ({"background": "polyps"}, "format 'endotect' needs a background"),
-        ({"background": "sky"}, "dataset.background 'sky' is no class"),
-        ({"classes": ("background", "polyp")}, "dataset.classes has 'polyp', which is no finding .* cecum, ileum"),
-        ({"classes": ("background", "polyps", "polyps")}, "class names must be unique"),
-    ],
-)
-def test_contradicting_parameters_are_params_errors(root: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParamsError, match=message):
-        opened(CONFIG.model_copy(update=change), root)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import shutil
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from PIL import Image
 
 from ctm.data.classes import IGNORE
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.voc2012 import CLASS_NAMES, open_voc2012
+from ctm.data.datasets.voc2012 import CLASS_NAMES
 from ctm.data.sample import decode_image
-from ctm.errors import DataError, ParamsError
+from ctm.errors import DataError
 from ctm.params import load_preset
-from ctm.runtime.storage import open_tree
 from tests.miniatures.samples import keys, opened, read, read_all
 from tests.miniatures.voc2012 import (
     AUG_ONLY,
@@ -151,23 +149,6 @@ def test_renamed_classes_still_find_the_names_of_the_annotations(root: Path) -> 
     assert read(config, root, "train", TRAIN[1]).labels == (DOG,)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"<annotation><object><name>zebra</name></object></annotation>", "unknown class 'zebra'; valid names: aeropl"),
-        (b"<annotation><object/></annotation>", "objects of unknown class ''"),
-        (b"<annotation><object><name>dog</name>", "no readable XML"),
-        (b"", "no readable XML"),
-        (b'<?xml version="1.0" encoding="martian"?><annotation/>', "no readable XML"),
-        (b"<html/>", "it holds <html>, not <annotation>"),
-    ],
-)
-def test_a_bad_annotation_is_named(root: Path, text: bytes, message: str) -> None:
-    (home(root) / "Annotations" / f"{VAL[0]}.xml").write_bytes(text)
-    with pytest.raises(DataError, match=rf"{VAL[0]}\.xml.*{message}"):
-        read(voc(labels_from="annotations"), root, "val", VAL[0])
-
-
 def test_the_other_name_and_the_other_spelling_of_the_train_aug_list_are_read(root: Path) -> None:
     (lists(root) / "train_aug.txt").unlink()
     lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in reversed(TRAIN_AUG)]
@@ -221,12 +202,6 @@ def test_raw_sbd_is_found_under_any_name(sbd_root: Path, place: str) -> None:
     assert keys(opened(voc(), sbd_root))["train"] == sorted(TRAIN_AUG)
 
 
-def test_raw_sbd_without_its_lists_is_named(sbd_root: Path) -> None:
-    (sbd_root / "VOCdevkit" / "VOCaug" / "dataset" / "val.txt").unlink()
-    with pytest.raises(DataError, match=r"VOCaug/dataset/val\.txt is missing"):
-        opened(voc(), sbd_root)
-
-
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_the_root_may_be_the_devkit_or_a_folder_above_it(root: Path, below: str) -> None:
     assert keys(opened(voc(), root / below)) == {"train": list(TRAIN_AUG), "val": list(VAL)}
@@ -251,131 +226,6 @@ def test_an_image_of_train_and_val_is_refused(root: Path, train_list: str) -> No
     write_list(lists(root) / "train_aug.txt", [*TRAIN_AUG, VAL[1]])
     with pytest.raises(DataError, match=rf"1 images are in the train list and in val.txt, such as '{VAL[1]}'"):
         opened(voc(train_list=train_list), root)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("val.txt", None, r"val\.txt is missing"),
-        ("train.txt", None, r"train\.txt is missing"),
-        ("val.txt", b"2007_000033\n2007_000033\n", r"val\.txt.*'2007_000033' is listed twice"),
-        (
-            "train_aug.txt",
-            b"2007_000032\n/JPEGImages/2007_000032.jpg x\n",
-            r"train_aug\.txt.*'2007_000032' is listed twice",
-        ),
-        ("train_aug.txt", b"2007_\xe9\n", r"train_aug\.txt is no UTF-8 text"),
-        ("val.txt", b"\n \n", "split 'val' has no image"),
-    ],
-)
-def test_a_bad_list_is_named(root: Path, name: str, content: bytes | None, message: str) -> None:
-    (lists(root) / name).unlink()
-    if content is not None:
-        (lists(root) / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        opened(voc(), root)
-
-
-@pytest.mark.parametrize(
-    ("file", "other"),
-    [
-        (f"JPEGImages/{VAL[0]}.jpg", f"JPEGImages/{VAL[0]}.jpeg"),
-        (f"SegmentationClass/{VAL[0]}.png", f"SegmentationClass/{VAL[0]}.PNG"),
-        (f"SegmentationClassAug/{AUG_ONLY[0]}.png", f"SegmentationClassAug/{AUG_ONLY[0]}.PNG"),
-    ],
-)
-def test_two_files_of_one_name_are_a_problem_and_neither_is_used(root: Path, file: str, other: str) -> None:
-    shutil.copy(home(root) / file, home(root) / other)
-    dataset = opened(voc(), root)
-    (problem,) = dataset.problems
-    assert problem.message.endswith("have one name; remove one")
-    left = [name for names in keys(dataset).values() for name in names]
-    assert left == [name for name in (*TRAIN_AUG, *VAL) if name != Path(file).stem]
-
-
-@pytest.mark.parametrize(
-    ("gone", "config", "message"),
-    [
-        (f"JPEGImages/{AUG_ONLY[0]}.jpg", voc(), f"JPEGImages/{AUG_ONLY[0]}.jpg: missing, but listed"),
-        (
-            f"SegmentationClassAug/{AUG_ONLY[0]}.png",
-            voc(),
-            f"JPEGImages/{AUG_ONLY[0]}.jpg: no mask in SegmentationClassAug, raw SBD or SegmentationClass",
-        ),
-        (
-            f"Annotations/{AUG_ONLY[0]}.xml",
-            voc(labels_from="annotations"),
-            f"JPEGImages/{AUG_ONLY[0]}.jpg: no XML file in Annotations to take labels from",
-        ),
-        (f"SegmentationClass/{TRAIN[2]}.png", voc(), f"SegmentationClass/{TRAIN[2]}.png: missing, but the devkit"),
-        (f"SegmentationClass/{VAL[2]}.png", voc(), f"JPEGImages/{VAL[2]}.jpg: no mask in SegmentationClassAug"),
-        (
-            f"SegmentationClass/{VAL[2]}.png",
-            voc(labels_from="annotations"),
-            f"SegmentationClass/{VAL[2]}.png: missing, but the devkit",
-        ),
-    ],
-)
-def test_a_missing_file_is_a_problem_of_its_image_alone(
-    root: Path, gone: str, config: DatasetConfig, message: str
-) -> None:
-    (home(root) / gone).unlink()
-    dataset = opened(config, root)
-    (problem,) = dataset.problems
-    assert problem.message.startswith(f"{home(root)}/{message}")
-    left = [name for names in keys(dataset).values() for name in names]
-    assert left == [name for name in (*TRAIN_AUG, *VAL) if name != Path(gone).stem]
-
-
-@pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassAug"])
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.full((33, 47), 21, dtype=np.uint8), r"mask values \[21\] are no class; valid are 0 to 20 .* and 255"),
-        (np.zeros((47, 33), dtype=np.uint8), "the mask is 33x47 pixels .* but its image is 47x33"),
-        (np.zeros((33, 47, 3), dtype=np.uint8), "colour mode 'RGB'"),
-    ],
-)
-def test_a_bad_mask_is_named(root: Path, folder: str, mask: np.ndarray, message: str) -> None:
-    write_mask(home(root) / folder / f"{TRAIN[0]}.png", mask)
-    with pytest.raises(DataError, match=rf"{folder}/{TRAIN[0]}\.png.*{message}"):
-        read(voc(), root, "train", TRAIN[0])
-
-
-@pytest.mark.parametrize("keep", [0, 300])
-@pytest.mark.parametrize(("file", "words"), [("JPEGImages/{}.jpg", "image"), ("SegmentationClass/{}.png", "mask")])
-def test_a_truncated_file_is_named(root: Path, file: str, words: str, keep: int) -> None:
-    path = home(root) / file.format(VAL[0])
-    path.write_bytes(path.read_bytes()[: keep if words == "image" else keep // 6])
-    with pytest.raises(DataError, match=rf"{path.name}.*no readable {words}"):
-        read(voc(), root, "val", VAL[0])
-
-
-def test_the_decoder_travels_without_the_lists(root: Path) -> None:
-    decode = opened(voc(), root).decode
-    assert pickle.loads(pickle.dumps(decode)) == decode
-    assert len(pickle.dumps(decode)) < 1000
-
-
-def test_a_tree_can_be_opened_without_reading_a_picture(root: Path) -> None:
-    for path in root.rglob("*.jpg"):
-        path.write_bytes(b"")
-    assert len(open_voc2012(voc(), open_tree(str(root))).splits["train"]) == len(TRAIN_AUG)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"background": None}, r"dataset\.background is None.*`--set dataset\.background=background`"),
-        ({"background": "dog"}, r"dataset\.background is 'dog'.*`--set dataset\.background=background`"),
-        ({"background": "void"}, "'void' is no class"),
-        ({"classes": CLASS_NAMES[:20]}, "has 20 names, but format 'voc2012' has 21 classes"),
-        ({"channels": 4}, "has 3"),
-    ],
-)
-def test_a_configuration_that_does_not_fit_is_refused(root: Path, options: dict[str, object], message: str) -> None:
-    with pytest.raises(ParamsError, match=message):
-        opened(voc(**options), root)
 
 
 def test_the_preset_reads_it(root: Path) -> None:

@@ -99,6 +99,12 @@ def line_added(line: str) -> Change:
     return lambda path: path.write_bytes(path.read_bytes().rstrip(b"\n") + f"\n{line}\n".encode())
 
 
+def first_row_repeated(path: Path) -> None:
+    """The first row of a table stands at its end again."""
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[1])
+
+
 def huge_coco_image(path: Path) -> None:
     """The instances JSON claims 60,000 pixels a side for an image."""
     content = json.loads(path.read_text())
