@@ -1,4 +1,18 @@
-"""Readers of raw data sets, one file a layout on disk, and the table that finds them by name."""
+"""Readers of raw data sets, one file a layout on disk, and the table that finds them by name.
+
+The way of a sample through them:
+
+* ``open_dataset`` calls the reader of ``dataset.format`` and checks what it gives.
+* The readers ``folder``, ``dfc2020``, ``endotect``, ``ade20k``, ``voc2012`` and ``coco2014`` say which files are
+  samples, in which split, and with which labels; pictures are decoded later.
+* ``reader`` is what they give: a ``RawDataset`` of entries, and a ``decode`` that makes a ``Sample`` of one.
+* ``listing`` finds folders, lists and tables for them; ``split_by_hash`` is the split where there is no list.
+* ``photographs`` (8 bits, and masks) and ``rasters`` (GeoTIFFs, NumPy arrays) decode what the files hold.
+* ``folder_images``, ``sbd``, ``coco_instances``, ``coco_truth``, ``coco_masks`` and ``coco_classes`` each serve one
+  reader; ``demo`` writes a data set in the layout of DFC2020.
+
+A new layout is one such file, a line in ``READERS``, and its name in ``Format`` of ``ctm.data.config``.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.coco_classes import CLASS_NAMES
@@ -43,37 +42,25 @@ def open_coco2014(config: DatasetConfig, tree: Tree) -> RawDataset:
     check_channels(config)
     classes = known_classes(CLASS_NAMES, config, background=0)
     problems: list[Problem] = []
+    left_out: dict[str, int] = {}
     if config.labels_from == "masks":
         masks = {split: _mask_files(tree, split, problems) for split in SPLITS}
         paths = [path for files in masks.values() for path in files.values()]
         encoding = config.mask_encoding or recognised_encoding(tree, paths)
         decode: Decode = DecodeMasked(classes, encoding, config.min_label_fraction)
-        found = {split: _masked(tree, split, masks[split], problems) for split in SPLITS}
+        splits = {split: _masked(tree, split, masks[split], problems, left_out) for split in SPLITS}
     else:
         if config.mask_encoding is not None:
             raise ParamsError("dataset.mask_encoding is for dataset.labels_from: masks; set it to null")
         load_pycocotools()
         load_library("msgspec", "the instances JSON needs")
         decode = decode_annotated
-        found = {split: _annotated(tree, split, problems) for split in SPLITS}
-    return RawDataset(
-        classes,
-        splits={name: split.entries for name, split in found.items()},
-        decode=decode,
-        problems=problems,
-        left_out={reason: count for split in found.values() for reason, count in split.left_out.items()},
-    )
+        splits = {split: _annotated(tree, split, problems, left_out) for split in SPLITS}
+    return RawDataset(classes, splits, decode, problems, left_out)
 
 
-class _Split(NamedTuple):
-    """What was found of one split."""
-
-    entries: list[Entry]
-    left_out: dict[str, int]
-
-
-def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
-    """The images that have annotations."""
+def _annotated(tree: Tree, split: str, problems: list[Problem], left_out: dict[str, int]) -> list[Entry]:
+    """The images that have annotations; what is wrong with others, and how many have none, is added to the last two."""
     from ctm.data.datasets.coco_instances import read_instances
 
     folder, path = _image_folder(tree, split), _instances_path(tree, split)
@@ -87,22 +74,23 @@ def _annotated(tree: Tree, split: str, problems: list[Problem]) -> _Split:
         message = f"missing, but {tree.place(path)} lists it; unpack it or remove image {image.number} from the list"
         return problem(tree, f"{folder}/{image.stem}.jpg", message)
 
-    left_out = {
-        f"{split} images without annotation": len(listed) - len(annotated),
-        f"{split} JPEGs that are not in the instances JSON": len(files.keys() - {image.stem for image in listed}),
-    }
-    return _Split(entries_of(map(found, annotated), problems=problems), left_out)
+    left_out[f"{split} images without annotation"] = len(listed) - len(annotated)
+    unlisted = files.keys() - {image.stem for image in listed}
+    left_out[f"{split} JPEGs that are not in the instances JSON"] = len(unlisted)
+    return entries_of(map(found, annotated), problems=problems)
 
 
-def _masked(tree: Tree, split: str, masks: Mapping[str, str], problems: list[Problem]) -> _Split:
-    """The images that have a mask."""
+def _masked(
+    tree: Tree, split: str, masks: Mapping[str, str], problems: list[Problem], left_out: dict[str, int]
+) -> list[Entry]:
+    """The images that have a mask; what is wrong with others, and how many have none, is added to the last two."""
     folder = _image_folder(tree, split)
     images = folder_files(tree, folder, suffixes=JPEG, problems=problems)
     both = sorted(images.keys() & masks.keys())
-    entries = [Entry(safe_key(stem), {"image": images[stem], "mask": masks[stem]}) for stem in both]
     message = f"no image of this name in {tree.place(folder)}; add it or remove the mask"
     problems += [problem(tree, masks[stem], message) for stem in sorted(masks.keys() - images.keys())]
-    return _Split(entries, {f"{split} images without a mask": len(images) - len(both)})
+    left_out[f"{split} images without a mask"] = len(images) - len(both)
+    return [Entry(safe_key(stem), {"image": images[stem], "mask": masks[stem]}) for stem in both]
 
 
 def _image_folder(tree: Tree, split: str) -> str:
