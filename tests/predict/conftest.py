@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,15 @@ from ctm.models.segmenter import SegmenterSpec, build_segmenter, save_segmenter
 CLASSES = ClassTable(("grass", "sand", "sea"))
 UNET = SegmenterSpec("unet", "resnet18", {"encoder_depth": 3, "decoder_channels": [8, 8, 8]})
 PHOTOGRAPHS = InputSpec((32, 32), 3, 1 / 255, (0.4, 0.5, 0.3), (0.2, 0.2, 0.3), values="bytes", stored_size=(24, 30))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny work is done sooner by one thread than by many that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
