@@ -145,20 +145,6 @@ def test_a_folder_nested_twice_and_another_edition_beside_it_are_no_trouble(root
     assert keys(opened(ade(), root)) == {"train": TRAIN, "val": VAL}
 
 
-@pytest.mark.parametrize(
-    ("gone", "message"),
-    [
-        ("images", r"holds no folder images/training/.*set dataset\.root to ADEChallengeData2016"),
-        ("images/validation", r"images/validation holds no \.jpg file"),
-        ("annotations/training", r"annotations/training holds no \.png file"),
-    ],
-)
-def test_a_missing_folder_is_named(root: Path, gone: str, message: str) -> None:
-    shutil.rmtree(home(root) / gone)
-    with pytest.raises(DataError, match=message):
-        opened(ade(), root)
-
-
 def test_the_full_set_sorted_by_scenes_is_told_apart(root: Path) -> None:
     folder = home(root) / "images" / "training"
     (folder / "a").mkdir()

@@ -38,6 +38,7 @@ from tests.miniatures.damage import (
     drawn,
     emptied,
     first_row_repeated,
+    flattened,
     geotiff_bomb,
     grey_png_bomb,
     holding,
@@ -119,6 +120,7 @@ def ruin(data: str, path: str, change: Change, *says: str) -> Damage:
 
 POLYP = endotect.name("polyps", 3)
 POLYPS = "labeled-images/lower-gi-tract/pathological-findings/polyps"
+ENDOTECT_FOLDS = "official_splits/2_fold_split.csv"
 ENDOTECT_LABELS = "labeled-images/image-labels.csv"
 POLYP_MASK = f"segmented-images/masks/{POLYP}.jpg"
 COCO_IMAGE = "COCO_train2014_000000000025"
@@ -218,7 +220,7 @@ MASKS = [
     damage("voc2012", "SegmentationClassAug/2010_000002.png", with_value(21), "[21]", "0 to 20"),
     damage("sbd", "cls/2008_000002.mat", sbd_mask(21, 25, 40), "[21]", "0 to 20"),
     damage("coco2014 masks", COCO_MASK, with_value(200), "[200]", "0 to 80"),
-    ruin("coco2014 masks", COCO_MASK, with_value(90), f"{COCO_IMAGE}.png", "two encodings", "make all of one kind"),
+    ruin("coco2014 masks", COCO_MASK, with_value(90), COCO_IMAGE, "000000049.png a value", "two encodings"),
     damage("ade20k", "annotations/training/ADE_train_00000005.png", with_value(151), "[151]", "to 150"),
     damage("dfc2020", DFC.format(13), written_again(unknown_id), "land cover ids [77] are unknown", "0 to 10"),
     damage("folder", "masks/c.png", with_value(3), "[3]", "0 to 2"),
@@ -380,6 +382,28 @@ MISSING = [
     ruin("voc2012", f"{LISTS}/train.txt", deleted, "train.txt is missing"),
     ruin("sbd", "val.txt", deleted, "VOCaug/dataset/val.txt is missing"),
     ruin("folder", "images", shutil.rmtree, "images is missing"),
+    ruin("voc2012", "ImageSets", shutil.rmtree, "no folder ImageSets/Segmentation/", "dataset.root to VOC2012"),
+    ruin("coco2014", "val2014", shutil.rmtree, "no val images of COCO 2014: expected JPEGs in val2014/, JPEG"),
+    ruin("coco2014", "annotations", shutil.rmtree, f"holds no {COCO_JSON}: unpack annotations_trainval2014.zip"),
+    ruin(
+        "coco2014 masks",
+        "SegmentationClass",
+        shutil.rmtree,
+        "holds no train masks: expected PNGs in SegmentationClass/train2014/ or",
+    ),
+    ruin("ade20k", "images", shutil.rmtree, "holds no folder images/training/", "dataset.root to ADEChallengeData2016"),
+    ruin("ade20k", "images/validation", shutil.rmtree, "images/validation holds no .jpg file"),
+    ruin("ade20k", "annotations/training", shutil.rmtree, "annotations/training holds no .png file"),
+    ruin("endotect", "labeled-images", shutil.rmtree, "no labelled image", "expected labeled-images/lower-gi-tract/"),
+    ruin(
+        "dfc2020",
+        "ROIs0000_test",
+        shutil.rmtree,
+        "holds no folder ROIs0000_test; DFC2020 needs ROIs0000_test and ROIs0000_validation",
+    ),
+    ruin("dfc2020", "ROIs0000_test/s2_0", shutil.rmtree, "ROIs0000_test in", "holds no file s2_*/*_s2_*_p*.tif"),
+    ruin("dfc2020", "ROIs0000_test/dfc_0", shutil.rmtree, "holds no file dfc_*/*_dfc_"),
+    ruin("dfc2020", "", flattened, "contest's unlabelled form (flat s1/ and s2/)", "get the labelled release"),
     ruin("folder", "labels.csv", deleted, "labels.csv is missing"),
     ruin("folder", "classes.txt", deleted, "classes.txt is missing"),
     ruin("folder", "splits/val.txt", deleted, "val.txt is missing"),
@@ -396,7 +420,7 @@ TABLES = [
             ("sbd", "train.txt"),
             ("ade20k", "objectInfo150.txt"),
             ("endotect", ENDOTECT_LABELS),
-            ("endotect folds", "official_splits/2_fold_split.csv"),
+            ("endotect folds", ENDOTECT_FOLDS),
         )
     ),
     ruin("voc2012", f"{LISTS}/val.txt", line_added("2007_000033"), "val.txt: image '2007_000033' is listed twice"),
@@ -408,6 +432,37 @@ TABLES = [
     ),
     ruin("folder", "splits/val.txt", line_added("g.jpg"), "val.txt line 4: image 'g.jpg' is listed twice"),
     ruin("folder", "splits/val.txt", line_added("c"), "splits", "in train and in val, such as 'c'"),
+    damage("endotect", ENDOTECT_LABELS, line_added("gone,Lower GI,cecum,"), "line 27: no image gone.jpg; add", lost=""),
+    damage(
+        "endotect",
+        ENDOTECT_LABELS,
+        replaced(f"{POLYP},Lower GI,polyps", f"{POLYP},Lower GI,ileum"),
+        f"{POLYPS}/{POLYP}.jpg: its folder says 'polyps', but",
+        "line 5 'ileum'",
+        lost=POLYP,
+    ),
+    damage(
+        "endotect",
+        ENDOTECT_LABELS,
+        replaced(f"{POLYP},Lower GI,polyps,pathological-findings\r\n", ""),
+        f"{POLYPS}/{POLYP}.jpg: no row in",
+        lost=POLYP,
+    ),
+    damage(
+        "endotect folds",
+        ENDOTECT_FOLDS,
+        replaced(f"{POLYP}.jpg;polyp", f"{POLYP}.jpg;normal-cecum"),
+        f"{POLYPS}/{POLYP}.jpg: its folder says 'polyps', but",
+        "'cecum'",
+        lost=POLYP,
+    ),
+    damage(
+        "endotect folds",
+        ENDOTECT_FOLDS,
+        replaced(f"{POLYP}.jpg", "other.jpg"),
+        f"{POLYPS}/{POLYP}.jpg: no row in",
+        lost=POLYP,
+    ),
     ruin("endotect", ENDOTECT_LABELS, replaced("Finding", "Class"), "no column 'Finding' in the first line"),
     ruin("endotect", ENDOTECT_LABELS, first_row_repeated, "has a row already, in line 2"),
     ruin("folder", "splits/tune.txt", holding(b"a\ng"), "tune.txt: 1 images are not in", "such as 'g'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 from ctm.data.config import DatasetConfig
 from ctm.data.sample import Georeference, decode_image
-from ctm.errors import DataError
 from tests.miniatures.dfc2020 import IDS, NUMBERS, SIZE, patch_rasters, write_dfc2020, write_raster
 from tests.miniatures.samples import keys, opened, read, read_all
 
@@ -172,39 +170,6 @@ def test_no_data_in_the_land_cover_is_ignored(raw: Path) -> None:
     assert mask is not None
     assert (mask[0] == 255).all()
     assert (mask[1:] == WATER).all()
-
-
-def flat_form(root: Path) -> None:
-    for sensor in ("s1", "s2"):
-        (root / TEST / f"{sensor}_0").rename(root / sensor)
-    for season in ("ROIs0000_test", "ROIs0000_validation"):
-        shutil.rmtree(root / season)
-
-
-LAYOUTS = {
-    "no season": (
-        lambda r: shutil.rmtree(r / TEST),
-        "holds no folder ROIs0000_test; DFC2020 needs ROIs0000_test and ROIs0000_validation",
-    ),
-    "no sensor": (
-        lambda r: shutil.rmtree(r / TEST / "s2_0"),
-        r"ROIs0000_test in .* holds no file s2_\*/\*_s2_\*_p\*\.tif",
-    ),
-    "imagery without labels": (lambda r: shutil.rmtree(r / TEST / "dfc_0"), r"holds no file dfc_\*/\*_dfc_"),
-    "contest form": (flat_form, r"the contest's unlabelled form \(flat s1/ and s2/\).*get the labelled release"),
-    "another data set": (
-        lambda r: [shutil.rmtree(r), (r / "images").mkdir(parents=True), (r / "images" / "a.tif").touch()],
-        "holds no folder ROIs0000_test",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", LAYOUTS)
-def test_another_layout_is_a_data_error(raw: Path, case: str) -> None:
-    change, message = LAYOUTS[case]
-    change(raw)
-    with pytest.raises(DataError, match=message):
-        opened(CONFIG, raw)
 
 
 def test_without_rasterio_photographs_work_and_geotiffs_say_what_to_install(folder: Path) -> None:

@@ -214,12 +214,6 @@ def test_another_year_beside_it_is_not_read(root: Path) -> None:
     assert keys(opened(voc(), root)) == {"train": list(TRAIN_AUG), "val": list(VAL)}
 
 
-def test_a_folder_without_the_devkit_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(DataError, match=rf"{tmp_path} holds no folder ImageSets/Segmentation/.*set dataset\.root"):
-        opened(voc(), tmp_path)
-
-
 @pytest.mark.parametrize("train_list", ["train_aug", "train"])
 def test_an_image_of_train_and_val_is_refused(root: Path, train_list: str) -> None:
     write_list(lists(root) / "train.txt", [*TRAIN, VAL[1]])

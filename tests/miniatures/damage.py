@@ -63,6 +63,14 @@ def all_renamed(rename: Callable[[Path], Path]) -> Change:
     return lambda folder: [path.rename(rename(path)) for path in folder.iterdir()]
 
 
+def flattened(root: Path) -> None:
+    """DFC2020's imagery without its labels, in flat folders."""
+    for sensor in ("s1", "s2"):
+        (root / "ROIs0000_test" / f"{sensor}_0").rename(root / sensor)
+    for season in ("ROIs0000_test", "ROIs0000_validation"):
+        shutil.rmtree(root / season)
+
+
 def linked_out(path: Path) -> None:
     """A file or folder lies outside of the root, and a link to it where it should be."""
     outside = next(folder for folder in path.parents if folder.name == "raw").with_name("outside")

@@ -48,20 +48,13 @@ def polyp(number: int) -> NDArray[np.bool_]:
     return inside & (number != EMPTY_MASK)
 
 
-def write_endotect(
-    root: Path,
-    *,
-    labelled: str = "labeled-images",
-    segmented: str = "segmented-images",
-    row_without_file: bool = False,
-) -> None:
+def write_endotect(root: Path, *, labelled: str = "labeled-images", segmented: str = "segmented-images") -> None:
     """Writes the miniature.
 
     Args:
         root: where.
         labelled: the folder of the labelled images.
         segmented: the folder of the polyps' masks.
-        row_without_file: with a row of ``image-labels.csv`` that has no image.
     """
     rows: list[list[str]] = []
     for finding, (tract, category, count) in FOLDERS.items():
@@ -72,8 +65,6 @@ def write_endotect(
             rows.append([name(finding, number), f"{tract.title()} GI", finding, category])
     _write_segmented(root / segmented)
     _write_splits(root / "official_splits", rows)
-    if row_without_file:
-        rows.append([name("polyps", 99), "Lower GI", "polyps", "pathological-findings"])
     with (root / labelled / "image-labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["Video file", "Organ", "Finding", "Classification"], *rows])
     _picture("cecum", 50).save(_made(root / "unlabeled-images" / "images") / f"{name('unlabelled', 0)}.jpg")

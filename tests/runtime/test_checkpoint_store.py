@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,11 +19,8 @@ pytest.importorskip("boto3", reason="needs the extra 'data'")
 from boto3.s3.transfer import TransferConfig
 
 from ctm.errors import ArtifactError, StorageError
-from ctm.execute import RunOptions, execute
-from ctm.params import stage_config
 from ctm.runtime import s3_place
 from ctm.runtime.checkpoint_store import WORKING_FOLDER, CheckpointStore, end_checkpoints, open_checkpoints
-from ctm.stages import STAGES
 from tests.seaweed import SeaweedServer
 
 MB = 2**20
@@ -188,8 +183,6 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from boto3.s3.transfer import TransferConfig
-from ctm.execute import RunOptions, execute
-from ctm.params import stage_config
 from ctm.runtime import s3_place
 from ctm.runtime.checkpoint_store import open_checkpoints
 
@@ -239,16 +232,11 @@ def test_an_upload_that_is_killed_leaves_the_state_before_it_and_its_remains_are
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"AWS_SECRET_ACCESS_KEY": "wrong"},
-            "refuses access .SignatureDoesNotMatch.*Set AWS_ACCESS_KEY_ID.*list, read",
-        ),
-        ({"AWS_ACCESS_KEY_ID": "nobody"}, "refuses access .InvalidAccessKeyId.*Set AWS_ACCESS_KEY_ID.*list, read"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refuses access .SignatureDoes.*Set AWS_ACCESS_KEY_ID.*list, read"),
         ({"AWS_SECRET_ACCESS_KEY": None, "AWS_ACCESS_KEY_ID": None}, "no credentials for http.*Set AWS_ACCESS_KEY_ID"),
-        ({"AWS_ENDPOINT_URL_S3": "cluster:9000"}, "AWS configuration cannot be used: Invalid endpoint"),
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "http://127.* cannot be reached"),
     ],
-    ids=["wrong secret", "unknown key", "no credentials", "no endpoint", "unreachable"],
+    ids=["wrong secret", "no credentials", "unreachable"],
 )
 def test_whoever_cannot_keep_checkpoints_there_is_told_so_when_the_store_is_opened(store, monkeypatch, change, message):
     for name, value in change.items():
@@ -307,33 +295,3 @@ def test_checkpoints_that_cannot_be_removed_are_no_error_any_more(store, s3_serv
         f"remove {store.uri} yourself, it is not needed any more: {store.uri}: {s3_server.endpoint} cannot"
         in caplog.text
     )
-
-
-# another disk
-
-
-@pytest.fixture
-def other_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than the tests' own."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("needs /dev/shm as a file system of its own")
-    place = Path(tempfile.mkdtemp(prefix="ctm-", dir=memory))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
-
-
-def test_shards_that_were_kept_on_another_disk_come_whole_to_the_output(pipeline, tiny_params, other_disk, tmp_path):
-    stage = STAGES["preprocess"]
-    options = RunOptions(metrics=tmp_path / "metrics.json", checkpoints=other_disk, device="cpu")
-    outputs = {name: tmp_path / name for name in stage.outputs}
-    execute(
-        stage, stage_config(tiny_params, stage.config), inputs={"raw": pipeline.raw}, outputs=outputs, options=options
-    )
-    expected = pipeline.path("preprocess", "shards")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == {
-        path.name: path.read_bytes() for path in expected.iterdir()
-    }
-    assert not [path for path in other_disk.rglob("*") if path.is_file()]

@@ -24,35 +24,26 @@ from ctm.data.unpack import write_masks
 from ctm.errors import ArtifactError
 from ctm.params import load_preset
 from ctm.runtime.storage import open_tree
+from tests.conftest import TINY as DEMO_TINY
 from tests.conftest import TinyPipeline
 from tests.miniatures import ade20k, coco2014, dfc2020, endotect, folder, voc2012
 
 pytestmark = pytest.mark.slow
 
 TINY = (
-    "model.image_size=32",
-    "model.patch_size=8",
-    "model.depth=2",
-    "model.embed_dim=24",
-    "model.num_heads=3",
+    *DEMO_TINY,
     "model.pretrained=false",
     "train_classifier.epochs=1",
-    "train_classifier.batch_size=8",
     "train_classifier.warmup_epochs=0",
     "train_classifier.pruning_warmup_epochs=0",
-    "prune_heads.check_images=4",
-    "extract_pseudomasks.batch_size=5",
     "extract_pseudomasks.blocks=2",
     "train_segmenter.epochs=1",
-    "train_segmenter.batch_size=8",
     "train_segmenter.warmup_epochs=0",
     "train_segmenter.arch=unet",
     "train_segmenter.encoder=resnet18",
     "train_segmenter.pretrained=false",
     "train_segmenter.image_size=null",
-    "train_segmenter.options={encoder_depth: 3, decoder_channels: [8, 8, 8]}",
     "evaluate.compare=[random, attention]",
-    "evaluate.panels=2",
 )
 """What makes any preset a matter of seconds."""
 
