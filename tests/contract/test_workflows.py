@@ -174,10 +174,13 @@ def test_commands_and_their_options_exist(script: str):
         assert set(given) <= {name for parameter in parameters for name in parameter.opts}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_targets_of_make_exist(script: str, repository: Path):
+CONTRIBUTING = (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", [*SCRIPTS, pytest.param(CONTRIBUTING, id="CONTRIBUTING.md")])
+def test_targets_of_make_exist(text: str, repository: Path):
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\bmake ([a-z-]+)", script):
+    for target in re.findall(r"\bmake ([a-z0-9-]+)", text):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
