@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ctm.errors import ParamsError
-from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig, StrategyName
 from ctm.pseudomasks.recipes import canonical_recipe, parse_recipe
 
 __all__ = ["ExtractConfig"]
@@ -17,11 +17,11 @@ class ExtractConfig(MapConfig):
     """How the pseudo-masks of a data set are extracted."""
 
     # Wider than the field that it replaces: "auto" stands for one of the others, which ctm.pseudomasks.auto chooses.
-    strategy: Literal["attention", "relevance", "cam", "fused", "gradcam", "auto"] = "relevance"  # type: ignore[assignment]
-    """attention: the paper's sum of class-token attention; relevance: attention times the gradient of the class's
-    logit (Chefer et al. 2021); cam: the patch head's scores (needs model.patch_head); fused: attention times cam
-    (MCTformer); gradcam: patch tokens weighted by the gradient of the class's logit; auto: the recipe of `auto` whose
-    masks the classifier itself confirms best."""
+    strategy: Literal[StrategyName, "auto"] = Field(  # type: ignore[assignment]
+        default="relevance",
+        description=f"{str(MapConfig.model_fields['strategy'].description).removesuffix('.')}; auto: the recipe of "
+        "`auto` whose masks the classifier itself confirms best.",
+    )
 
     auto: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "relevance",

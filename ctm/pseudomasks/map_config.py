@@ -8,20 +8,23 @@ from pydantic import Field
 
 from ctm.stage import Config
 
-__all__ = ["MapConfig"]
+__all__ = ["MapConfig", "StrategyName"]
+
+StrategyName = Literal["attention", "relevance", "cam", "fused", "gradcam"]
+"""Ways to read class maps; ``ctm.pseudomasks.strategies`` has the function of each."""
 
 
 class MapConfig(Config):
     """How a class map is read from the classifier and turned into a mask."""
 
-    strategy: Literal["attention", "relevance", "cam", "fused", "gradcam"] = "relevance"
+    strategy: StrategyName = "relevance"
     """attention: the paper's sum of class-token attention; relevance: attention times the gradient of the class's
     logit (Chefer et al. 2021); cam: the patch head's scores (needs model.patch_head); fused: attention times cam
     (MCTformer); gradcam: patch tokens weighted by the gradient of the class's logit."""
 
     blocks: Annotated[int, Field(ge=1)] | None = None
-    """How many of the last blocks relevance, fused, gradcam and affinity read; null: all. Attention always reads all,
-    cam the last one's output."""
+    """How many of the last blocks strategy and affinity read; null: all. Attention always reads all, cam the last one's
+    output."""
 
     rows: Literal["all", "own"] = "all"
     """Relevance: attention of which class tokens is summed: of all, or of the class's own alone."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig, StrategyName
 from ctm.pseudomasks.recipes import needs_patch_head, without_patch_head
 from ctm.pseudomasks.strategies.attention import attention
 from ctm.pseudomasks.strategies.cam import cam
@@ -22,7 +22,7 @@ __all__ = ["STRATEGIES", "Strategy", "read_maps"]
 Strategy = Callable[[ClassTokenViT, Tensor, Choose, MapConfig], ClassMaps]
 """How the maps of a batch are read; the arguments are those of ``read_maps``."""
 
-STRATEGIES: dict[str, Strategy] = {
+STRATEGIES: dict[StrategyName, Strategy] = {
     "attention": attention,
     "relevance": relevance,
     "cam": cam,
