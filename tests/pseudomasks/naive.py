@@ -143,17 +143,14 @@ def naive_maps(
     strategy: str, model: ClassTokenViT, images: Tensor, candidates: Tensor, *, blocks: int = DEPTH, rows: str = "all"
 ) -> Tensor:
     """The maps of a strategy, zero where a class is no candidate."""
-    if strategy == "relevance":
-        return naive_relevance(model, images, candidates, blocks, rows=rows)
-    if strategy == "gradcam":
-        return naive_gradcam(model, images, candidates, blocks)
-    if strategy == "attention":
-        maps = naive_attention(model, images)
-    elif strategy == "cam":
-        maps = naive_cam(model, images)
-    else:
-        maps = naive_attention(model, images, blocks) * naive_cam(model, images)
-    return maps * candidates[:, :, None, None]
+    maps = {
+        "attention": lambda: naive_attention(model, images),
+        "relevance": lambda: naive_relevance(model, images, candidates, blocks, rows=rows),
+        "cam": lambda: naive_cam(model, images),
+        "fused": lambda: naive_attention(model, images, blocks) * naive_cam(model, images),
+        "gradcam": lambda: naive_gradcam(model, images, candidates, blocks),
+    }
+    return maps[strategy]() * candidates[:, :, None, None]
 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,13 +11,17 @@ from torch import Tensor
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.pruning import prune_heads
-from ctm.pseudomasks.map_config import MapConfig
+from ctm.pseudomasks.map_config import MapConfig, StrategyName
+from ctm.pseudomasks.recipes import needs_patch_head
 from ctm.pseudomasks.strategies import STRATEGIES, read_maps
 from ctm.pseudomasks.strategies.reading import ClassMaps
 from tests.pseudomasks.naive import CANDIDATES, CLASSES, DEPTH, GRID, close, make_model, naive_forward, naive_maps
 
 EVERY = pytest.mark.parametrize("strategy", STRATEGIES)
-BACKWARD = pytest.mark.parametrize("strategy", ["relevance", "gradcam"])
+GRADIENTS = ("relevance", "gradcam")
+BACKWARD = pytest.mark.parametrize("strategy", GRADIENTS)
+OF_BLOCKS = pytest.mark.parametrize("strategy", [*GRADIENTS, "fused"])
+OF_PATCH_HEAD = pytest.mark.parametrize("strategy", [name for name in STRATEGIES if needs_patch_head(name)])
 CLOSED = ((0,), (0, 1, 2), (2,))
 
 
@@ -23,6 +29,10 @@ def read(
     model: ClassTokenViT, images: Tensor, strategy: str, candidates: Tensor = CANDIDATES, **settings: object
 ) -> ClassMaps:
     return read_maps(model, images, lambda logits: candidates, MapConfig(strategy=strategy, **settings))
+
+
+def test_every_name_has_its_function():
+    assert set(STRATEGIES) == set(get_args(StrategyName))
 
 
 @EVERY
@@ -41,7 +51,7 @@ def test_maps_are_those_of_the_loops_at_any_size_and_number_of_channels(
     assert found.maps.min() >= 0
 
 
-@pytest.mark.parametrize("strategy", ["relevance", "fused", "gradcam"])
+@OF_BLOCKS
 @pytest.mark.parametrize("blocks", [None, 1, 2, 3])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_only_the_last_blocks_are_read(strategy: str, blocks: int | None, frozen: bool):
@@ -91,7 +101,7 @@ def test_maps_are_zero_where_a_class_is_no_candidate(strategy: str):
     assert not nothing.maps.any()
 
 
-@pytest.mark.parametrize("strategy", ["relevance", "fused", "gradcam"])
+@OF_BLOCKS
 def test_last_blocks_without_any_head_see_nothing(strategy: str):
     model = prune_heads(make_model(closed=((), (), (0, 1, 2))))
     found = read(model, torch.randn(3, 3, 8, 12), strategy, blocks=1)
@@ -113,7 +123,7 @@ def test_each_block_runs_once_and_no_graph_of_the_early_ones_is_kept(strategy: s
     for i, block in enumerate(model.blocks):
         block.register_forward_hook(lambda module, args, out, i=i: runs.append((i, out.requires_grad)))
     read(model, torch.randn(3, 3, 8, 12), strategy, blocks=2)
-    graph = strategy in ("relevance", "gradcam")
+    graph = strategy in GRADIENTS
     assert runs == [(0, False), (1, graph), (2, graph)]
 
 
@@ -129,7 +139,7 @@ def test_a_batch_costs_as_many_backward_passes_as_the_most_candidates_of_an_imag
     ]
 
 
-@pytest.mark.parametrize("strategy", ["cam", "fused"])
+@OF_PATCH_HEAD
 def test_a_class_without_a_positive_score_has_a_map_of_zeros(strategy: str):
     model = make_model()
     model.patch_head.linear.bias.data[2] = -100
@@ -138,13 +148,13 @@ def test_a_class_without_a_positive_score_has_a_map_of_zeros(strategy: str):
     assert found.any()
 
 
-@pytest.mark.parametrize("strategy", ["cam", "fused"])
+@OF_PATCH_HEAD
 def test_a_model_without_patch_head_is_refused_by_the_strategies_that_read_it(strategy: str):
     with pytest.raises(ModelError, match=r"model\.patch_head: true and train"):
         read(make_model(patch_head=False), torch.randn(3, 3, 8, 12), strategy)
 
 
-@pytest.mark.parametrize("strategy", ["attention", "relevance", "gradcam"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if not needs_patch_head(name)])
 def test_the_other_strategies_need_no_patch_head(strategy: str):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     with_head = read(model, images, strategy).maps
@@ -152,7 +162,7 @@ def test_the_other_strategies_need_no_patch_head(strategy: str):
     assert torch.equal(read(model, images, strategy).maps, with_head)
 
 
-@pytest.mark.parametrize("strategy", ["relevance", "fused", "gradcam"])
+@OF_BLOCKS
 @pytest.mark.parametrize("blocks", [4, 9])
 def test_more_blocks_than_the_model_has_are_refused(strategy: str, blocks: int):
     with pytest.raises(ValueError, match="choose 1 to 3"):
