@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ctm.fingerprint import PACKAGE, fingerprint, import_closure, library_versions, package_digest
-from ctm.stages import STAGES
+from ctm.stage import Profile, Stage
+from ctm.stages import JOINS, STAGES
 
 
 def closure(stage: str) -> set[str]:
@@ -45,6 +46,11 @@ def test_neither_other_stages_nor_the_command_line_count(stage: str):
     assert {file for file in files if file.startswith("ctm/stages/")} == {f"ctm/stages/{stage}.py"}
     assert not files & {"ctm/cli.py", "ctm/params.py", "ctm/sync.py", "ctm/execute.py", "ctm/fingerprint.py"}
     assert not any(file.endswith(".pyc") for file in files)
+
+
+@pytest.mark.parametrize("stage", [*STAGES.values(), *JOINS.values()], ids=[*STAGES, *JOINS])
+def test_stages_without_a_gpu_and_no_others_run_in_the_image_without_torch(stage: Stage):
+    assert ("torch" in library_versions(stage.run.__module__)) == (stage.profile is Profile.GPU)
 
 
 def test_what_one_half_of_the_pipeline_uses_does_not_rerun_the_other():
@@ -182,7 +188,6 @@ def test_config_and_inputs_change_the_fingerprint_and_their_order_does_not():
 
 def test_the_libraries_are_those_that_the_stage_imports():
     assert {"numpy", "pillow", "rasterio"} <= set(library_versions("ctm.stages.preprocess"))
-    assert "torch" not in library_versions("ctm.stages.preprocess")
     assert {"torch", "timm", "lightning-fabric"} <= set(library_versions("ctm.stages.train_classifier"))
     assert "ctm" not in library_versions("ctm.stages.evaluate")
     assert all(value[0].isdigit() for value in library_versions("ctm.stages.evaluate").values())

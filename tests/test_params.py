@@ -61,7 +61,8 @@ def test_every_parameter_is_explained_in_the_file():
 
 
 def test_the_committed_parameters_are_the_preset_demo(repository: Path):
-    assert (repository / "params.yaml").read_text(encoding="utf-8") == to_yaml(load_preset("demo"))
+    current = (repository / "params.yaml").read_text(encoding="utf-8")
+    assert current == to_yaml(load_preset("demo")), "run `ctm init demo --force` and commit the result"
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
