@@ -1,4 +1,4 @@
-"""All six stages on every data set of the paper, and on the folder layout: counts, truth, masks and scores."""
+"""All stages on every data set of the paper, and on the folder layout: counts, truth, masks and scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ctm.data.check import check_dataset
-from ctm.data.datasets import open_dataset
+from ctm.data.config import Format
+from ctm.data.datasets import READERS, open_dataset
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.data.unpack import write_masks
 from ctm.errors import ArtifactError
-from ctm.params import load_preset
+from ctm.params import load_preset, preset_names
 from ctm.runtime.storage import open_tree
 from tests.conftest import TINY as DEMO_TINY
 from tests.conftest import TinyPipeline
@@ -386,7 +387,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A data set that all six stages have run on."""
+    """A data set that all stages have run on."""
 
     case: Case
     pipeline: TinyPipeline
@@ -425,13 +426,19 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The six stages, run on a miniature."""
+    """The stages, run on a miniature."""
     pytest.importorskip("rasterio", reason="needs the extra 'data'")
     case, root = CASES[request.param], tmp_path_factory.mktemp("data_set")
     case.write(root / "raw")
     pipeline = TinyPipeline(root / "run", root / "raw", load_preset(case.preset, (*TINY, *case.settings)))
     pipeline.path("evaluate", "report")
     return Run(case, pipeline)
+
+
+def test_every_format_has_a_reader_and_every_preset_a_miniature():
+    presets = {case.preset for case in CASES.values()}
+    assert presets == set(preset_names()) - {"demo"}  # test_pipeline.py runs the demo
+    assert {load_preset(name).dataset.format for name in presets} == set(READERS) == set(get_args(Format))
 
 
 def test_preprocess_counts_what_the_miniature_holds(run: Run):
