@@ -25,6 +25,11 @@ WINDOW = 8
 """Batches that are in memory at a time with the candidates' tokens alone, where images of equal number go together."""
 
 
+PIXEL_REFINEMENTS = {"pamr": refine_pixels}
+"""By the word of ``MapConfig.refinement``, of which it has at most one: image (Ch, H, W) and maps (K, h, w) to maps of
+the image's size."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """What the classifier says of one image, on the CPU.
@@ -32,8 +37,8 @@ class Reading:
     Attributes:
         index: of the sample in its split.
         size: height and width of the stored image.
-        maps: (C, h0, w0) class maps before PAMR; zero for classes that are no candidates.
-        refined: (K, H, W) the candidates' maps by PAMR, in the order of the classes; None without PAMR.
+        maps: (C, h0, w0) class maps before they are refined at the pixels; zero for classes that are no candidates.
+        refined: (K, H, W) the candidates' maps refined at the pixels, in the order of the classes; None without that.
         candidates: (C,) bool.
         logits: (C,); NaN with ``tokens: candidates`` where a class is none.
     """
@@ -95,9 +100,10 @@ def _read(model: ClassTokenViT, batch: Batch, config: ExtractConfig, *, device: 
     else:
         found = candidate_maps(model, images, labels, config)
     refined = [
-        refine_pixels(image, maps[chosen]).cpu()
+        PIXEL_REFINEMENTS[word](image, maps[chosen]).cpu()
+        for word in config.refinement.split("+")
+        if word in PIXEL_REFINEMENTS
         for image, maps, chosen in zip(images, found.maps, found.candidates, strict=True)
-        if "pamr" in config.refinement.split("+")
     ]
     maps, candidates, logits = found.maps.float().cpu(), found.candidates.cpu(), found.logits.float().cpu()
     for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
