@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ctm.data.config import DatasetConfig, PreprocessConfig
 from ctm.errors import ParamsError
@@ -22,6 +21,8 @@ from ctm.pseudomasks.recipes import needs_patch_head, without_patch_head
 from ctm.runtime.context import Precision
 from ctm.stage import Config
 from ctm.training.config import TrainClassifierConfig, TrainSegmenterConfig
+from ctm.validation import guess, read_config
+from ctm.value_types import value_type
 
 __all__ = [
     "Params",
@@ -29,12 +30,15 @@ __all__ = [
     "load_preset",
     "override_sections",
     "preset_names",
-    "read_config",
     "stage_config",
     "to_yaml",
+    "yaml_value",
 ]
 
 C = TypeVar("C", bound=Config)
+
+UNBROKEN = "\0"
+"""Stands for a space at which no line of a comment ends."""
 
 
 class Params(Config):
@@ -45,7 +49,7 @@ class Params(Config):
     which Kubeflow carries integers exactly."""
 
     precision: Precision = "fp32"
-    """Number format of matrix products in training: fp32, bf16, or fp16 (GPU only)."""
+    """Number format of matrix products in training; fp16 on a GPU only; fp64 to compare trainings digit by digit."""
 
     dataset: DatasetConfig
     preprocess: PreprocessConfig = PreprocessConfig()
@@ -132,7 +136,7 @@ def load_preset(name: str, overrides: Iterable[str] = ()) -> Params:
         ParamsError: there is no such preset, or an override is wrong.
     """
     if name not in preset_names():
-        raise ParamsError(f"no preset {name!r}{_guess(name, preset_names())} Presets: {', '.join(preset_names())}.")
+        raise ParamsError(f"no preset {name!r}{guess(name, preset_names())} Presets: {', '.join(preset_names())}.")
     text = (resources.files("ctm.presets") / f"{name}.yaml").read_text(encoding="utf-8")
     return _parse(text, origin=f"preset {name}", overrides=overrides)
 
@@ -146,22 +150,6 @@ def preset_names() -> list[str]:
 def stage_config(params: Params, config: type[C]) -> C:
     """The sections of ``params`` that a stage's config names, and no others."""
     return config.model_validate({name: getattr(params, name) for name in config.model_fields})
-
-
-def read_config(values: Mapping[str, Any], config: type[C], *, origin: str) -> C:
-    """Validates plain values as a config.
-
-    Raises:
-        ParamsError: one line for each wrong name or value, with where it is and what would be right.
-    """
-    try:
-        return config.model_validate(values)
-    except ValidationError as error:
-        found: dict[tuple[str, ...], list[Any]] = {}
-        for detail in error.errors():
-            found.setdefault(_place(detail["loc"], config), []).append(detail)
-        lines = [_explain(place, details, config) for place, details in found.items()]
-        raise ParamsError(f"{origin}: " + "\n".join(lines)) from None
 
 
 def override_sections(values: Mapping[str, Any], overrides: Iterable[str], config: type[Config]) -> dict[str, Any]:
@@ -179,7 +167,7 @@ def override_sections(values: Mapping[str, Any], overrides: Iterable[str], confi
 
 
 def to_yaml(params: Params) -> str:
-    """params.yaml of ``params``: every value, with its description above it."""
+    """params.yaml of ``params``: every value, with its meaning and what it may be above it."""
     return "\n".join(_yaml_lines(params, indent="")) + "\n"
 
 
@@ -222,78 +210,26 @@ def _read_value(text: str) -> Any:
     return value
 
 
-def _place(loc: Iterable[int | str], config: type[BaseModel]) -> tuple[str, ...]:
-    """The parameter that an error is about: pydantic goes on with the item, or with the alternative that it tried."""
-    place: list[str] = []
-    section: type[BaseModel] | None = config
-    for part in loc:
-        if section is None:
-            break
-        place.append(str(part))
-        section = _section(section, str(part))
-    return tuple(place)
-
-
-def _explain(place: Sequence[str], details: Sequence[Any], config: type[BaseModel]) -> str:
-    """One line for all that is wrong with one parameter: where, what, and what to do."""
-    name, first = ".".join(place), details[0]
-    if first["type"] == "extra_forbidden":
-        valid = _names_at(config, place[:-1])
-        return f"unknown parameter {name}{_guess(place[-1], valid, config)} Parameters there: {', '.join(valid)}."
-    if first["type"] == "missing" and first["loc"] == tuple(place):
-        return f"parameter {name} is missing: give it a value, or start from a preset with `ctm init PRESET`."
-    messages = dict.fromkeys(_message(detail, name) for detail in details)
-    found = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
-    return f"{name or 'parameters'}: {'; or: '.join(messages)}{found}."
-
-
-def _message(detail: Any, name: str) -> str:
-    """What pydantic or a validator of ours says, without frills."""
-    return str(detail["msg"]).removeprefix("Value error, ").removeprefix(f"{name}: ").removesuffix(".")
-
-
-def _section(config: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The section that a field holds, or None where it holds a value or does not exist."""
-    annotation: Any = config.model_fields[name].annotation if name in config.model_fields else None
-    return annotation if _is_config(annotation) else None
-
-
-def _names_at(config: type[BaseModel], sections: Iterable[str]) -> list[str]:
-    """Names of the fields of the section that ``sections`` leads to."""
-    for name in sections:
-        config = _section(config, name) or config
-    return list(config.model_fields)
-
-
-def _is_config(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _guess(name: str, valid: Iterable[str], config: type[BaseModel] | None = None) -> str:
-    """The end of a sentence about an unknown name: what may have been meant, if anything comes close."""
-    valid = list(valid)
-    inside = [f"{s}.{name}" for s in valid if config and (held := _section(config, s)) and name in held.model_fields]
-    close = inside or difflib.get_close_matches(name, valid, n=1)
-    return f": did you mean {' or '.join(close)}?" if close else "."
-
-
 def _yaml_lines(config: BaseModel, indent: str) -> list[str]:
     lines: list[str] = []
+    schemas = type(config).model_json_schema()["properties"]
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         nested = isinstance(value, BaseModel)
-        about = (type(value).__doc__ if nested else field.description) or ""
+        values = "" if nested else f"({value_type(schemas[name])})".replace(" ", UNBROKEN)
+        about = type(value).__doc__ if nested else f"{field.description} {values}"
         blank = [""] if nested and not indent and lines else []
-        comment = textwrap.wrap(" ".join(about.split()), 116 - len(indent))
-        lines += [*blank, *(f"{indent}# {line}" for line in comment)]
+        comment = textwrap.wrap(" ".join((about or "").split()), 116 - len(indent))
+        lines += [*blank, *(f"{indent}# {line.replace(UNBROKEN, ' ')}" for line in comment)]
         if nested:
             lines += [f"{indent}{name}:", *_yaml_lines(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{name}: {_yaml_value(config.model_dump(mode='json')[name])}")
+            lines.append(f"{indent}{name}: {yaml_value(config.model_dump(mode='json')[name])}")
     return lines
 
 
-def _yaml_value(value: Any) -> str:
+def yaml_value(value: Any) -> str:
+    """A value as it stands in params.yaml, on one line."""
     if isinstance(value, float):
         text = repr(value)  # YAML 1.1 takes a number with an exponent for a number only where it has a point
         mantissa, exponent, power = text.partition("e")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,15 +90,21 @@ def test_a_stage_is_a_command_with_its_ports_as_options(name: str):
     assert all(options[port].default == Path(output.path) for port, output in stage.outputs.items())
     assert options["metrics"].default == stage.metrics
     rest = {"metrics", "manifest", "params", "overrides", "config", "device", "workers", "checkpoints", "resume"}
-    rest |= {"labels", "executor_input"} | ({"part"} if stage.divisible else set())
+    rest |= {"label", "executor_input"} | ({"part"} if stage.divisible else set())
     assert set(options) == {*stage.inputs, *stage.outputs, *rest}
-    assert all(option.help for option in options.values())
 
 
-def test_help_lists_every_command():
+def test_help_lists_every_command_and_exit_code():
     text = succeed("--help")
     assert all(name in text for name in COMMANDS)
     assert {"init", "show", "describe", "sync", "unpack", "demo-data"} < set(COMMANDS)
+    assert re.findall(r"\d+", text.partition("Exit codes:")[2]) == ["0", "1", "2", "130", "143"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(name: str):
+    assert COMMANDS[name].help
+    assert all(option.help for option in COMMANDS[name].params)
 
 
 def test_the_version_is_told():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctm.commands.options import DeviceOption
 from ctm.errors import ParamsError
-from ctm.runtime.context import Device
 from ctm.runtime.preemption import Preempted
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def predict(
             "usually were, photographs and arrays whole.",
         ),
     ] = None,
-    device: Annotated[
-        Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, metavar="N", help="Images or tiles in one forward pass.")
     ] = 8,

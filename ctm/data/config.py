@@ -46,7 +46,7 @@ class DatasetConfig(Config):
     """Number of image channels; null: as the first image of the data set has."""
 
     min_label_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A class read from a mask is an image-level label if it covers at least this fraction of the pixels (0..1) and at
+    """A class read from a mask is an image-level label if it covers at least this fraction of the pixels and at
     least one pixel. Not used where labels are given (folder, endotect, annotations)."""
 
     normalise: Literal["none", "imagenet", "statistics"] = "statistics"
@@ -106,5 +106,5 @@ class AugmentConfig(Config):
     """Lossless flips: none, left-right, or (seen from above) left-right, up-down and transposition of square images."""
 
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest side of a random crop as a fraction of the image's sides (0..1]; 1 means no cropping. The crop keeps the
+    """Smallest side of a random crop as a fraction of the image's sides; 1 means no cropping. The crop keeps the
     image's aspect ratio and is resized to the image size."""

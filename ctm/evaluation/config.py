@@ -23,10 +23,10 @@ class QualityGateConfig(Config):
     """The figure of metrics/evaluate.json that decides; higher is better."""
 
     minimum: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The least that it must be (0..1); null: anything will do."""
+    """The least that it must be; null: anything will do."""
 
     max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How much lower than the baseline's (in CI: that of main) it may be (0..1); null: any drop will do."""
+    """How much lower than the baseline's (in CI: that of main) it may be; null: any drop will do."""
 
 
 class EvaluateConfig(Config):

@@ -44,7 +44,7 @@ class ModelConfig(Config):
     """Attention heads of each block; null: the backbone's own. The paper uses 16."""
 
     pretrained: bool | str = False
-    """False: random start; true: timm's weights of this backbone (downloaded); or the path of a .safetensors file."""
+    """false: random start; true: timm's weights of this backbone (downloaded); or the path of a .safetensors file."""
 
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth in training: probability that the last block is skipped, rising linearly from 0 at the first."""
@@ -86,7 +86,7 @@ class GatesConfig(Config):
     """Upper end of the stretched interval."""
 
     hard: bool = True
-    """True: sampled gates are rounded to 0 or 1 with a straight-through gradient; false: they stay between 0 and 1
+    """true: sampled gates are rounded to 0 or 1 with a straight-through gradient; false: they stay between 0 and 1
     in training. In evaluation a gate is always 0 or 1."""
 
 

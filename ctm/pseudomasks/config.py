@@ -45,10 +45,10 @@ class ExtractConfig(MapConfig):
 
     tokens_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.02
     """With tokens candidates: fraction of the pixels of 32 images of a split that may differ from the masks of all
-    tokens (0..1); where more does, a warning says so and all tokens are used."""
+    tokens; where more does, a warning says so and all tokens are used."""
 
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Probability above which a class counts as predicted (0..1)."""
+    """Probability above which a class counts as predicted."""
 
     fill: Literal["nearest", "background", "ignore"] = "nearest"
     """What a pixel gets that no class takes: the nearest painted class, the background class, or ignore (255)."""

@@ -1,18 +1,15 @@
-"""SIGTERM, with which a cluster takes a machine away: a run ends in order, and its exit code says that it can go on."""
+"""SIGTERM, with which a cluster takes a machine away, and Ctrl-C: a run ends in order and can go on."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["EXIT_CODE", "Preempted", "Request", "end_on_sigterm", "preemption_deferred"]
-
-EXIT_CODE = 128 + signal.SIGTERM
-"""143, as of a process that the signal has ended: Kubeflow starts a task that fails again, as often as it may."""
+__all__ = ["Preempted", "Request", "end_on_signals", "preemption_deferred"]
 
 
 class Preempted(BaseException):
@@ -20,6 +17,15 @@ class Preempted(BaseException):
 
     Its text, if it has one, says what the same command will do.
     """
+
+    signal = signal.SIGTERM
+    """Which signal asked. The exit code is that of a process that it has ended (143, 130), by which Kubeflow starts a
+    task again, as often as it may."""
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the number of the signal."""
+        return 128 + self.signal
 
 
 @dataclass
@@ -33,12 +39,28 @@ _requests: list[Request] = []
 """Of the work under way that ends itself when it is asked to."""
 
 
-def end_on_sigterm() -> None:
-    """From now on SIGTERM raises ``Preempted`` in the main thread, or waits while work has deferred it.
+def end_on_signals() -> None:
+    """From now on SIGTERM and Ctrl-C raise ``Preempted`` in the main thread, or wait while work has deferred it.
 
-    The first process of a container ignores the signal unless it has said what to do with it.
+    The first process of a container ignores SIGTERM unless it has said what to do with it. A second Ctrl-C waits for
+    nothing.
     """
-    signal.signal(signal.SIGTERM, _handler(os.getpid()))
+    process = os.getpid()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker of a data loader, before it has handlers of its own
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        Preempted.signal = signal.Signals(number)
+        asked_before = any(request.made for request in _requests)
+        for request in _requests:
+            request.made = True
+        if not _requests or (number == signal.SIGINT and asked_before):
+            raise Preempted
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
 
 
 @contextmanager
@@ -56,16 +78,3 @@ def preemption_deferred() -> Iterator[Request]:
         _requests.remove(request)
     if request.made:
         raise Preempted
-
-
-def _handler(process: int) -> Callable[[int, FrameType | None], None]:
-    def on_sigterm(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker of a data loader, before it has handlers of its own
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif not _requests:
-            raise Preempted
-        for request in _requests:
-            request.made = True
-
-    return on_sigterm

@@ -128,7 +128,7 @@ class TrainSegmenterConfig(TrainingConfig):
     a fifth of the target is the network's own decision (hard bootstrapping, Reed et al. 2015)."""
 
     min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Pixels of the masks with less confidence are not learned (0..1); above 0 it takes
+    """Pixels of the masks with less confidence are not learned; above 0 it takes
     extract_pseudomasks.confidence: true."""
 
     self_training: Annotated[int, Field(ge=0)] = 0

@@ -17,14 +17,14 @@ __all__ = ["new_data"]
 
 def new_data(
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    overrides: Overrides = [],
     raw: Raw = None,
     recorded: Annotated[
         list[Path],
         typer.Option(
             "--recorded", metavar="FILE", help="Manifest of a recorded run; repeatable; left out: in models/."
         ),
-    ] = list(RECORDED),  # noqa: B006
+    ] = list(RECORDED),
 ) -> None:
     """Tell whether the raw data have changed since the recorded run, as a line for $GITHUB_OUTPUT."""
     # Data that pods find at a path of their own are known here by dataset.root, as `submit` knows them.

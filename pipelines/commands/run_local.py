@@ -17,11 +17,11 @@ PLACE = Path(".ctm/kfp-local")
 
 def run_local(
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    overrides: Overrides = [],
     pipeline: Pipeline = "ctm",
     images: Annotated[
         list[str], typer.Option("--image", metavar="REF", help="As for submit; left out: those of `make images`.")
-    ] = [],  # noqa: B006
+    ] = [],
     parts: Parts = None,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for what the stages write.")] = PLACE
     / "output",

@@ -19,7 +19,7 @@ __all__ = ["sweep"]
 def sweep(
     values: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE,VALUE", help="What to vary; left out: the paper's Table 8.")
-    ] = [],  # noqa: B006 - typer reads the default
+    ] = [],
     runs: Annotated[
         list[str],
         typer.Option(
@@ -27,13 +27,13 @@ def sweep(
             metavar="'NAME=VALUE …'",
             help="A further run that changes these parameters and no others; repeatable; '' changes nothing.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     seeds: Annotated[
         str | None,
         typer.Option("--seeds", metavar="SEED,SEED", help="Every run with each of these: mean and standard deviation."),
     ] = None,
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Experiments that run at a time.")] = 1,
     copy: Annotated[
         list[Path],
@@ -42,7 +42,7 @@ def sweep(
             metavar="PATH",
             help="What the stages read and neither git nor DVC tracks, such as pretrained weights; repeatable.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     collected: Annotated[
         str | None, typer.Option("--collect", metavar="NAME", help="Run nothing; compare an earlier sweep's runs.")
     ] = None,
@@ -59,7 +59,7 @@ def sweep(
             metavar="NAME",
             help="A figure of metrics/evaluate.json to show (segmenter.val.miou); repeatable; left out: Table 8's.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     results: Annotated[
         str | None,
         typer.Option(

@@ -19,7 +19,7 @@ def trainjob(
     stage: Annotated[str, typer.Argument(help="The stage, such as train-classifier.")],
     image: Annotated[str, typer.Option("--image", metavar="REF", help="Image by digest.")],
     params: ParamsFile = Path("params.yaml"),
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    overrides: Overrides = [],
     raw: Raw = None,
     profiles: ProfilesFile = None,
     name: Annotated[

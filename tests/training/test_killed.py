@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from ctm.runtime.preemption import EXIT_CODE
-
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("CTM_KILLS", "2"))
@@ -25,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "train_segmenter": {"keep": "best"},
 }
 
-RETURN_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: EXIT_CODE}
+RETURN_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @pytest.mark.parametrize("ended_by", RETURN_CODES, ids=lambda number: number.name)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ctm.data.loaders import EpochSampler
 from ctm.errors import ModelError
-from ctm.runtime.preemption import Preempted, end_on_sigterm
+from ctm.runtime.preemption import Preempted, end_on_signals
 from ctm.training.checkpoints import Checkpoints
 from ctm.training.config import TrainClassifierConfig, TrainingConfig
 from ctm.training.device import setup_fabric
@@ -173,10 +173,11 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path, keep
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     """SIGTERM as the command line handles it."""
-    before = signal.getsignal(signal.SIGTERM)
-    end_on_sigterm()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    end_on_signals()
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Terminated(Regression):
