@@ -130,9 +130,7 @@ def compare_strategies(
         ParamsError: a recipe cannot be read.
         ModelError: a recipe needs a patch head that the model does not have.
     """
-    recipes = list(dict.fromkeys(map(canonical_recipe, recipes)))
-    if not model.config.patch_head and (wanting := [recipe for recipe in recipes if needs_patch_head(recipe)]):
-        raise ModelError(without_patch_head(wanting))
+    recipes = _possible(recipes, model)
     shown = [indices[place] for place in spread(len(indices), panels)]
     work: dict[str, Any] = {"model": model, "split": split, "inputs": inputs, "classes": classes, "device": device}
     tried = {recipe: _try(recipe, indices, shown, config=config, **work) for recipe in recipes}
@@ -182,6 +180,14 @@ def strategies_page(
         pictures=sheet_pictures(found.sheet, class_colours(classes)),
         provenance={"ctm": ctm.__version__, "seed": seed, **_shared(config)},
     )
+
+
+def _possible(recipes: Sequence[str], model: ClassTokenViT) -> list[str]:
+    """The recipes in their canonical form, each once; an error if the model cannot do one."""
+    found = list(dict.fromkeys(map(canonical_recipe, recipes)))
+    if not model.config.patch_head and (wanting := [recipe for recipe in found if needs_patch_head(recipe)]):
+        raise ModelError(without_patch_head(wanting))
+    return found
 
 
 def _shared(config: ExtractConfig) -> dict[str, str]:

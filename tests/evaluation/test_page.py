@@ -19,8 +19,6 @@ from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
 from ctm.evaluation import page
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.models.pruning import prune_heads
-from ctm.params import Params
 from ctm.pseudomasks.config import ExtractConfig
 
 METRICS: dict[str, Any] = {
@@ -156,12 +154,6 @@ def test_the_provenance_counts_parameters_and_names_no_time_or_place():
     found = page.provenance(7, models=models)
     assert found.pop("ctm")
     assert list(found.values()) == [7, "1,234", "4", "3"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_params: Params) -> ClassTokenViT:
-    torch.manual_seed(0)
-    return prune_heads(ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15).eval())
 
 
 @pytest.fixture

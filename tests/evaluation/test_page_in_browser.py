@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ctm.data.classes import ClassTable
@@ -20,7 +19,6 @@ from ctm.data.shards import ShardFolder
 from ctm.evaluation.comparison import comparison_page
 from ctm.evaluation.report import ClassRow, Panel, render_report
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.params import Params
 from tests.evaluation import test_comparison, test_report, test_strategies
 
 REQUIRED = "CTM_REQUIRE_BROWSER"
@@ -76,11 +74,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(
-    pipeline: Any, tiny_shards: ShardFolder, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory
+    pipeline: Any, tiny_shards: ShardFolder, model: ClassTokenViT, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """A file of each kind of page: the report of a real run, one with all that is long, and both comparisons."""
-    torch.manual_seed(0)
-    model = ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15).eval()
     found = test_strategies.compared(tiny_shards, model, *test_strategies.RECIPES)
     runs = [
         test_comparison.seeds("train_classifier.pruning_weight=0 model.register_token=false", 0.5, 0.6, sparsity=0.0),
@@ -198,7 +194,7 @@ GOOD = "<h1>A</h1><h2>B</h2><table><thead><tr><th scope=col>a<tbody><tr><th scop
 @pytest.mark.parametrize(
     ("html", "problem"),
     [
-        (GOOD, None),
+        pytest.param(GOOD, None, id="nothing wrong"),
         (f"{GOOD}<div style='overflow-x: auto'><p style='width: 3000px'>wide</p></div>", None),
         (f"{GOOD}<p style='width: 3000px'>wide</p>", "the page scrolls sideways"),
         (f"<body style='overflow-x: hidden'>{GOOD}<p style='width: 3000px'>wide</p>", "sticks out: P"),

@@ -19,8 +19,6 @@ from ctm.evaluation.compare import compared_masks
 from ctm.evaluation.scoring import score_classifier, score_masks
 from ctm.evaluation.strategies import Strategies, compare_strategies, pick_samples, strategies_page
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.models.pruning import prune_heads
-from ctm.params import Params
 from ctm.pseudomasks.config import ExtractConfig
 from tests.evaluation.html_page import HtmlPage
 
@@ -28,12 +26,6 @@ CPU = torch.device("cpu")
 INPUTS = InputSpec((32, 32), 15, 1e-4)
 RECIPES = ("attention", "relevance", "relevance+affinity")
 CONFIG = ExtractConfig(batch_size=5)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_params: Params) -> ClassTokenViT:
-    torch.manual_seed(0)
-    return prune_heads(ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15).eval())
 
 
 def compared(shards: ShardFolder, model: ClassTokenViT, *recipes: str, **settings: Any) -> Strategies:
