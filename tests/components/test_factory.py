@@ -49,6 +49,9 @@ def test_inputs_and_outputs_are_the_ports_of_the_stage(stage: Stage, params: Par
     assert {name for name, about in artifacts.items() if about.get("isArtifactList")} == {
         name for name, source in stage.inputs.items() if isinstance(source, Parts)
     }
+    for name in from_stages:
+        kind = "LIST" if isinstance(stage.inputs[name], Parts) else "STRING"
+        assert parameters[f"{name}_digest"]["parameterType"] == kind
     reads_raw = any(isinstance(source, Source) for source in stage.inputs.values())
     assert "raw_data" in parameters
     assert ("raw" in parameters) == reads_raw
@@ -84,6 +87,8 @@ def test_the_command_line_takes_the_arguments_and_gets_every_port(stage: Stage, 
         name: about.get("defaultValue", "x") for name, about in component["inputDefinitions"]["parameters"].items()
     }
 
+    values |= {"part": "2/3"} if stage.divisible else {}
+
     def filled(found: re.Match[str]) -> str:
         if found["kind"] == "artifacts":
             return f"/{found['side']}/{found['name']}"
@@ -99,6 +104,7 @@ def test_the_command_line_takes_the_arguments_and_gets_every_port(stage: Stage, 
         assert (given if isinstance(source, Parts | Source) else str(given)) == expected
     for name in [*stage.outputs, "metrics", "manifest"]:
         assert str(context.params[name]) == f"/outputs/{name}"
+    assert context.params.get("part") == values.get("part")
     assert context.params["executor_input"] == "{{$}}"
     assert {"code=", "image="} <= set(context.params["labels"])
 
@@ -130,20 +136,6 @@ def test_an_output_has_the_type_that_kubeflow_shows(output: Output, expected: st
 @pytest.mark.parametrize("profile", Profile)
 def test_the_image_is_the_one_that_is_built_for_the_profile(profile: Profile, params: Params):
     assert spec(invented(profile=profile), params)["container"]["image"] == IMAGES[profile]
-
-
-def test_only_a_divisible_stage_takes_a_part(params: Params):
-    whole, divisible = invented(), invented(divisible=True)
-    assert "--part" not in spec(whole, params)["container"]["args"]
-    arguments = spec(divisible, params)["container"]["args"]
-    assert arguments[arguments.index("--part") + 1] == "{{$.inputs.parameters['part']}}"
-
-
-def test_a_list_of_parts_has_no_flag_and_a_digest_for_each(params: Params):
-    (join,) = JOINS.values()
-    component = spec(join, params)
-    assert component["inputDefinitions"]["parameters"]["parts_digest"]["parameterType"] == "LIST"
-    assert "--parts" not in component["container"]["args"]
 
 
 def test_a_port_cannot_have_the_name_of_a_parameter_of_every_component(params: Params):

@@ -13,7 +13,7 @@ from kfp.components import load_component_from_file
 from ctm.params import Params, load_params
 from ctm.stage import Config, Kind, Metrics, Output, Source
 from ctm.stages import JOINS, STAGES
-from pipelines.build import generated_files
+from pipelines.build import PIPELINES, generated_files
 from pipelines.check import check_package
 
 NAMES = [*(f"pipelines/{name}.yaml" for name in ("ctm", "ctm_fanout", "ctm_sweep"))]
@@ -50,10 +50,13 @@ def test_the_committed_file_is_up_to_date(name: str, repository: Path, generated
 @pytest.mark.parametrize("name", NAMES)
 def test_kfp_loads_the_file_and_the_checker_finds_nothing(name: str, repository: Path):
     file = repository / name
-    loaded = load_component_from_file(str(file))
+    loaded, text = load_component_from_file(str(file)), file.read_text(encoding="utf-8")
+    about = {kind: plan.about for kind, plan in PIPELINES.items()}
+    about |= {stage.name: stage.summary for stage in (STAGES | JOINS).values()}
+    assert text.startswith("# Generated from ctm/stages by `ctm-pipeline compile`. Do not edit")
     assert loaded.name == file.stem.replace("_", "-")
-    assert loaded.description
-    assert check_package(file.read_text(encoding="utf-8"), allow_tags=file.parent.name == "components") == []
+    assert loaded.description == about[file.stem]
+    assert check_package(text, allow_tags=file.parent.name == "components") == []
 
 
 def test_a_changed_default_changes_the_files_of_the_stages_that_read_it(repository: Path, generated: dict[str, str]):

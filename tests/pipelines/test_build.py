@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp.components import load_component_from_text
 
 from components.factory import struct_default
 from ctm.params import Params, load_preset
@@ -202,17 +201,6 @@ def test_labels_are_put_on_every_pod(params: Params, profile: ClusterProfile):
     assert set(pods) == set(spec["deploymentSpec"]["executors"])
     assert all(pod["podMetadata"]["labels"] == {"ctm/git": "abc", "ctm/raw-data": "0" * 63} for pod in pods.values())
     assert check_package(text, allow_tags=False) == []
-
-
-@pytest.mark.parametrize("kind", PIPELINES)
-def test_kfp_reads_the_text_with_its_header_and_finds_name_and_description(
-    kind: PipelineName, params: Params, profile: ClusterProfile
-):
-    text = compile_text(kind, params, profile)
-    assert text.startswith("# Generated from ctm/stages by `ctm-pipeline compile`. Do not edit")
-    loaded = load_component_from_text(text)
-    assert loaded.name == kind.replace("_", "-")
-    assert loaded.description == PIPELINES[kind].about
 
 
 def test_two_pipelines_built_one_after_the_other_are_the_same(params: Params, profile: ClusterProfile):

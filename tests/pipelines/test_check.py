@@ -12,7 +12,6 @@ import yaml
 from ctm.params import load_preset
 from pipelines.build import compile_text
 from pipelines.check import check_package
-from pipelines.images import check_image
 from pipelines.profiles import load_profile
 
 CONTAINER = "deploymentSpec.executors.exec-train-classifier.container"
@@ -214,20 +213,3 @@ def test_what_kubernetes_refuses_as_a_quantity_is_a_problem(quantity: str, sound
 def test_what_is_no_package_at_all_is_one_line(text: str):
     (line,) = check_package(text, allow_tags=False)
     assert line.startswith("package: no ")
-
-
-@pytest.mark.parametrize(
-    ("reference", "tag_is_fine", "digest_is_fine"),
-    [
-        (f"registry:5000/team/ctm@sha256:{'0' * 64}", True, True),
-        (f"registry/ctm:1.2@sha256:{'0' * 64}", True, True),
-        ("registry/ctm:1.2", True, False),
-        ("ctm-train", True, False),
-        (f"ctm@sha256:{'0' * 63}", True, False),
-        ("", False, False),
-        ("ctm train", False, False),
-    ],
-)
-def test_an_image_is_named_by_digest(reference: str, tag_is_fine: bool, digest_is_fine: bool):
-    assert (check_image(reference, allow_tags=True) is None) == tag_is_fine
-    assert (check_image(reference, allow_tags=False) is None) == digest_is_fine

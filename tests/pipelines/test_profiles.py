@@ -139,12 +139,6 @@ def test_the_trainjob_has_a_section_of_its_own(tmp_path: Path):
         load_trainjob(tmp_path / "mine.yaml")
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS)
-def test_stages_with_a_gpu_have_one_and_others_none(cluster: str):
-    assert load_profile(cluster).needs(Profile.GPU).accelerators == 1
-    assert load_profile(cluster).needs(Profile.CPU).accelerators == 0
-
-
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_a_stage_that_runs_as_several_processes_gets_all_gpus_of_the_profile_and_others_one(
     kind: PipelineName, params: Params

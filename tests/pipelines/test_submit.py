@@ -16,11 +16,9 @@ from components.factory import struct_default
 from ctm.fingerprint import package_digest
 from ctm.params import load_params
 from ctm.runtime.storage import listing_digest, open_tree
-from ctm.stage import Profile
 from ctm.stages import STAGES
 from pipelines.build import PIPELINES
 from pipelines.errors import PipelineError
-from pipelines.images import choose_images
 from pipelines.options import PipelineName
 from pipelines.request import Request
 from pipelines.server import Server
@@ -28,7 +26,7 @@ from pipelines.submit import prepare, submit_job
 from pipelines.table8 import LAMBDA
 from pipelines.wait import PATIENCE, wait_for
 from tests.pipelines.conftest import DIGEST, IMAGE, Call, Tree
-from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow_server
+from tests.pipelines.kubeflow_server import KubeflowServer
 from tests.seaweed import SeaweedServer
 
 PUSHED = ("--raw", "/mnt/demo")
@@ -284,41 +282,6 @@ def test_a_profile_that_the_cluster_would_refuse_is_refused(tree: Tree, refuse: 
     assert "memory request 64Gi is more than the limit 16Gi" in message
 
 
-def image(letter: str) -> str:
-    return f"registry:5000/ctm@sha256:{letter * 64}"
-
-
-def test_the_narrower_image_wins_over_the_wider_and_the_later_over_the_earlier():
-    given = [
-        f"evaluate={image('e')}",
-        f"gpu={image('b')}",
-        image("a"),
-        f"gpu={image('c')}",
-        f"train-classifier={image('d')}",
-    ]
-    chosen = choose_images(given)
-    assert chosen["preprocess"] == image("a")
-    assert chosen["evaluate"] == image("e")
-    assert chosen["train_classifier"] == image("d")
-    others = {name for name, stage in STAGES.items() if stage.profile is Profile.GPU} - {"evaluate", "train_classifier"}
-    assert {chosen[name] for name in others} == {image("c")}
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("train=a", "'train' is no stage of this pipeline. Valid: cpu, gpu, preprocess"),
-        ("evaluate=", "'' is no image"),
-        ("a b@sha256:0", "is no image"),
-        ("ctm@sha256:0123", "by tag"),
-        (f"gpu={IMAGE}", "no image for preprocess: give --image REF for all stages"),
-    ],
-)
-def test_a_wrong_image_is_named(given: str, message: str):
-    with pytest.raises(PipelineError, match=re.escape(message)):
-        choose_images([given])
-
-
 def test_a_run_is_followed_to_its_end(tree: Tree, server: KubeflowServer, submit: Call):
     server.play(
         {"state": "PENDING"},
@@ -422,13 +385,6 @@ def test_arguments_that_do_not_fit_the_package_are_refused_with_the_servers_text
     with pytest.raises(PipelineError, match="parameter evaluate holds null"):
         submit_job(Server(server.host), replace(job, arguments=nulls), experiment="e")
     assert server.runs == []
-
-
-def test_no_server_is_one_message(tree: Tree, fail: Call):
-    with kubeflow_server() as server:
-        host = server.host
-    message = fail("submit", "--host", host, "--image", IMAGE, *RAW)
-    assert re.fullmatch(rf"{host} cannot be reached: .*Connection refused.*\. Check --host\.", message)
 
 
 @pytest.mark.parametrize("place", ["/healthz", "/experiments"])

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,11 @@ def test_an_earlier_sweep_can_be_collected_again(finished):
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A tree in which nothing has run; no test queues anything in it."""
-    return make_tree(tmp_path_factory.mktemp("unused") / "tree")
+    tree = make_tree(tmp_path_factory.mktemp("unused") / "tree")
+    yield tree
+    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
 @pytest.fixture
@@ -182,24 +185,28 @@ def test_a_queue_whose_worker_does_not_start_ends_the_sweep(tmp_path: Path, monk
     assert (tree.root / sweep.WORKER_LOG).read_text(encoding="utf-8") == "no worker today\n"
 
 
-@pytest.mark.parametrize("text", ["train_classifier.pruning_wait=0,1", f"{WEIGHT}=0,x", f"{WEIGHT}=0,-1"])
-def test_a_wrong_name_or_value_is_refused_before_anything_is_queued(params: Path, tree: Checkout, text: str):
-    with pytest.raises(ParamsError, match=r"train_classifier\.pruning"):
-        sweep.queue([[text]], params=params)
-    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
-
-
-@pytest.mark.parametrize("text", [WEIGHT, f"{WEIGHT}=", "=0,1"])
-def test_what_is_no_list_of_values_is_refused(params: Path, text: str):
-    with pytest.raises(PipelineError, match=r"expected section\.name=value,value"):
-        sweep.queue([[text]], params=params)
-
-
-def test_data_that_an_experiment_cannot_read_are_refused(params: Path, tree: Checkout):
-    text = params.read_text(encoding="utf-8")
-    (tree.root / "other.yaml").write_text(text.replace("data/demo", "data/mine"), encoding="utf-8")
-    with pytest.raises(PipelineError, match=r"dataset\.root data/mine is missing"):
-        sweep.queue([[f"{WEIGHT}=0,1"]], params=Path("other.yaml"))
+@pytest.mark.parametrize(
+    ("grids", "given", "error", "message"),
+    [
+        ([["train_classifier.pruning_wait=0,1"]], {}, ParamsError, r"train_classifier\.pruning_wait"),
+        ([[f"{WEIGHT}=0,x"]], {}, ParamsError, WEIGHT),
+        ([[f"{WEIGHT}=0,-1"]], {}, ParamsError, WEIGHT),
+        ([[WEIGHT]], {}, PipelineError, r"expected section\.name=value,value"),
+        ([[f"{WEIGHT}="]], {}, PipelineError, r"expected section\.name=value,value"),
+        ([["=0,1"]], {}, PipelineError, r"expected section\.name=value,value"),
+        ([[f"{WEIGHT}=0,1"]], {"seeds": "0,x"}, ParamsError, "seed"),
+        ([["seed=0,1"]], {"seeds": "0,1"}, PipelineError, "^seed is given more than once"),
+        ([[]], {"settings": ["train_classifier.pruning_wait=1"]}, ParamsError, "pruning_wait"),
+        ([[f"{WEIGHT}=0,1"]], {"settings": ["dataset.root=data/mine"]}, PipelineError, "root data/mine is missing"),
+        ([[f"{WEIGHT}=0,0.0"]], {"seeds": "0,1"}, PipelineError, "the same parameters"),
+        ([[], [f"{WEIGHT}=0.01"]], {}, PipelineError, f"runs 'unchanged' and '{WEIGHT}=0.01' have the same parameters"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_queued(
+    params: Path, grids: list[list[str]], given: dict[str, Any], error: type[Exception], message: str
+):
+    with pytest.raises(error, match=message):
+        sweep.queue(grids, params=params, **given)
 
 
 def test_a_sweep_that_dvc_does_not_know_is_named(params: Path):
@@ -213,29 +220,11 @@ def test_outside_of_a_repository_dvcs_own_error_is_shown(tmp_path: Path, monkeyp
         sweep.collect("sweep-1")
 
 
-def test_seeds_and_settings_are_read_before_anything_is_queued(params: Path, tree: Checkout):
-    with pytest.raises(ParamsError, match="seed"):
-        sweep.queue([[f"{WEIGHT}=0,1"]], params=params, seeds="0,x")
-    with pytest.raises(ParamsError, match="pruning_wait"):
-        sweep.queue([[]], params=params, settings=["train_classifier.pruning_wait=1"])
-    with pytest.raises(PipelineError, match=r"^seed is given more than once"):
-        sweep.queue([["seed=0,1"]], params=params, seeds="0,1")
-    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
-
-
 def test_values_that_only_fit_together_are_read_together(params: Path):
     """Format endotect needs no masks, but its folds are refused with any other format."""
     check_grids([["dataset.format=endotect", "dataset.folds=2,5"]], [], params)
     with pytest.raises(ParamsError, match="folds"):
         check_grids([["dataset.folds=2,5"]], [], params)
-
-
-def test_two_runs_of_the_same_parameters_are_refused(params: Path, tree: Checkout):
-    with pytest.raises(PipelineError, match=f"the runs 'unchanged' and '{WEIGHT}=0.01' have the same parameters"):
-        sweep.queue([[], [f"{WEIGHT}=0.01"]], params=params)
-    with pytest.raises(PipelineError, match="the same parameters"):
-        sweep.queue([[f"{WEIGHT}=0,0.0"]], params=params, seeds="0,1")
-    assert "No experiment tasks in the queue" in tree.run("dvc", "queue", "status")
 
 
 def test_runs_that_differ_in_lists_are_not_taken_for_equal(params: Path):
