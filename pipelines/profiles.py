@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 from ctm.stage import Config, Profile
 from pipelines.errors import PipelineError
 
-__all__ = ["CheckpointClaim", "ClusterProfile", "Needs", "TrainJobProfile", "apply", "load_profile", "load_trainjob"]
+__all__ = ["ClusterProfile", "TrainJobProfile", "apply", "load_profile", "load_trainjob"]
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 

@@ -52,14 +52,12 @@ class Record:
     metrics: Path
 
 
-def find_run(server: Server, run: str, *, experiment: str) -> Any:
-    """A run that has succeeded: by its id, or the ``latest`` of an experiment.
+def find_run(server: Server, run: str) -> Any:
+    """A run that has succeeded, by its id.
 
     Raises:
         PipelineError: there is none, or it has not succeeded.
     """
-    if run == "latest":
-        return _latest(server, experiment)
     with server.errors():
         found = server.client.get_run(run)
     if found.state != "SUCCEEDED":
@@ -132,22 +130,6 @@ def comparison(metrics: Path) -> list[str]:
         f"{name:<{widths[0]}}  {before:>{widths[1]}}  {now:>{widths[2]}}  {change:>{widths[3]}}".rstrip()
         for name, before, now, change in rows
     ]
-
-
-def _latest(server: Server, experiment: str) -> Any:
-    experiment_id = server.find_experiment(experiment)
-    runs = (
-        server.pages(server.client.list_runs, "runs", sort_by="created_at desc", experiment_id=experiment_id)
-        if experiment_id
-        else iter(())
-    )
-    found = next((run for run in runs if run.state == "SUCCEEDED"), None)
-    if found is None:
-        raise PipelineError(
-            f"{server.host} has no run of experiment {experiment!r} that has succeeded: give --run ID or --experiment "
-            "NAME."
-        )
-    return found
 
 
 def _artifact_root(run: Any, root: str | None) -> str:

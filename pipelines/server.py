@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from pipelines.errors import PipelineError
 
-__all__ = ["Server", "error_text"]
+__all__ = ["Server"]
 
 TOKEN = "KUBEFLOW_TOKEN"
 """Environment variable with the token of a server that asks for one."""

@@ -44,7 +44,6 @@ def make_trainjob(
     *,
     image: str,
     raw: str | None = None,
-    name: str | None = None,
 ) -> dict[str, Any]:
     """The manifest of a TrainJob.
 
@@ -67,7 +66,7 @@ def make_trainjob(
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": {"name": name or f"ctm-{stage.command}", "labels": {"app.kubernetes.io/part-of": "ctm"}},
+        "metadata": {"name": f"ctm-{stage.command}", "labels": {"app.kubernetes.io/part-of": "ctm"}},
         "spec": {
             "runtimeRef": {
                 "apiGroup": "trainer.kubeflow.org",

@@ -16,19 +16,14 @@ __all__ = ["wait_for"]
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
+POLL = 10.0
+"""Seconds between two questions."""
+
 PATIENCE = 5
 """So many questions in a row may stay without an answer: runs last for hours, and servers are updated meanwhile."""
 
 
-def wait_for(
-    server: Server,
-    run_id: str,
-    *,
-    tasks: Collection[str],
-    tell: Callable[[str], None],
-    poll: float,
-    timeout: float | None = None,
-) -> None:
+def wait_for(server: Server, run_id: str, *, tasks: Collection[str], tell: Callable[[str], None]) -> None:
     """Returns when the run has succeeded; ``tell`` gets a line whenever the state of a task changes.
 
     Args:
@@ -36,17 +31,13 @@ def wait_for(
         run_id: its id.
         tasks: the names of its tasks; what else Kubeflow lists, such as its drivers, is left out.
         tell: prints a line.
-        poll: seconds between two questions.
-        timeout: seconds after which waiting ends, not the run; None: never.
 
     Raises:
-        PipelineError: the run has not succeeded, with the names of the failed tasks and what the server says of them;
-            or it has not ended in time.
+        PipelineError: the run has not succeeded, with the names of the failed tasks and what the server says of them.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
     told: dict[str, str] = {}
     while True:
-        run = _ask(server, run_id, poll)
+        run = _ask(server, run_id)
         for task in _tasks(run, tasks):
             if task.state and told.get(task.task_id) != task.state:
                 told[task.task_id] = task.state
@@ -55,13 +46,10 @@ def wait_for(
             return
         if run.state in ENDED:
             raise PipelineError(_failure(server, run, tasks))
-        if deadline is not None and time.monotonic() >= deadline:
-            state = str(run.state).lower()
-            raise PipelineError(f"run {run_id} is {state} after {timeout:g} s, and goes on: {server.run_url(run_id)}")
-        time.sleep(poll)
+        time.sleep(POLL)
 
 
-def _ask(server: Server, run_id: str, poll: float) -> Any:
+def _ask(server: Server, run_id: str) -> Any:
     """The run; a server that is out of order for a while is asked again."""
     with server.errors():
         for _ in range(PATIENCE - 1):
@@ -72,7 +60,7 @@ def _ask(server: Server, run_id: str, poll: float) -> Any:
                     raise
             except HTTPError:
                 pass
-            time.sleep(poll)
+            time.sleep(POLL)
         return server.client.get_run(run_id)
 
 

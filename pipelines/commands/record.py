@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import Experiment, Host, Namespace
+from pipelines.options import Host, Namespace
 
 __all__ = ["record"]
 
 
 def record(
     host: Host,
-    run: Annotated[str, typer.Option("--run", metavar="ID", help="The run, or latest.")],
+    run: Annotated[str, typer.Option("--run", metavar="ID", help="The run, as submit has printed it.")],
     into: Annotated[Path, typer.Option("--into", metavar="DIR", help="Folder to write.")] = Path("models"),
     namespace: Namespace = None,
-    experiment: Experiment = "ctm",
     root: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +28,7 @@ def record(
     from pipelines.record import comparison, fetch, find_run, track
     from pipelines.server import Server
 
-    found = find_run(Server(host, namespace), run, experiment=experiment)
+    found = find_run(Server(host, namespace), run)
     written = fetch(found, into, root=root)
     files = " ".join(map(str, track(written)))
     typer.echo(f"recorded {found.display_name or found.run_id}\n")

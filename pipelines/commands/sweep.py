@@ -15,6 +15,8 @@ from pipelines.table8 import GRID
 
 __all__ = ["sweep"]
 
+REPORT, METRICS = Path("report/sweep.html"), Path("metrics/sweep.json")
+
 
 def sweep(
     values: Annotated[
@@ -46,12 +48,6 @@ def sweep(
     collected: Annotated[
         str | None, typer.Option("--collect", metavar="NAME", help="Run nothing; compare an earlier sweep's runs.")
     ] = None,
-    report: Annotated[Path, typer.Option("--report", metavar="FILE", help="Page to write.")] = Path(
-        "report/sweep.html"
-    ),
-    metrics: Annotated[Path, typer.Option("--metrics", metavar="FILE", help="Figures to write.")] = Path(
-        "metrics/sweep.json"
-    ),
     figures: Annotated[
         list[str],
         typer.Option(
@@ -84,9 +80,9 @@ def sweep(
     wrong = failures(experiments)
     if lines := rows(experiments):
         columns = tuple(map(column, figures)) or columns_of(lines)
-        write_comparison(experiments, report=report, metrics=metrics, title=f"Sweep {name}", columns=columns)
+        write_comparison(experiments, report=REPORT, metrics=METRICS, title=f"Sweep {name}", columns=columns)
         succeeded = sum(len(line.runs) for line in lines)
-        typer.echo(f"wrote {report} and {metrics}: {succeeded} of {len(experiments)} experiments")
+        typer.echo(f"wrote {REPORT} and {METRICS}: {succeeded} of {len(experiments)} experiments")
         if results:
             origin = origin_of(
                 name, experiments, command=sys.argv, started=started(name), collected=collected is not None

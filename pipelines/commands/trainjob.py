@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ctm.params import load_params
-from ctm.runtime.outputs import write_text
 from pipelines.errors import PipelineError
 from pipelines.options import AllowTags, Overrides, ParamsFile, ProfilesFile, Raw
 
@@ -22,12 +21,6 @@ def trainjob(
     overrides: Overrides = [],
     raw: Raw = None,
     profiles: ProfilesFile = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the job; left out: ctm-STAGE.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="File to write; left out: printed.")
-    ] = None,
     allow_tags: AllowTags = False,
 ) -> None:
     """Print a stage as a TrainJob of Kubeflow Trainer v2, for several processes or nodes."""
@@ -39,10 +32,5 @@ def trainjob(
     if problem := check_image(image, allow_tags=allow_tags):
         raise PipelineError(f"--image {image}: {problem} (--allow-tags).")
     loaded = load_params(params, overrides)
-    job = make_trainjob(chosen, loaded, load_trainjob(profiles), image=image, raw=raw, name=name)
-    text = trainjob_text(chosen, job)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(output, text)
-        typer.echo(f"wrote {output}")
+    job = make_trainjob(chosen, loaded, load_trainjob(profiles), image=image, raw=raw)
+    typer.echo(trainjob_text(chosen, job), nl=False)

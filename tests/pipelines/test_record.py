@@ -89,7 +89,7 @@ def bring(server: KubeflowServer) -> Callable[..., Record]:
     """Records without giving the model to DVC, which takes a second, into the folder models."""
 
     def run(run: str = "r1", **where: Any) -> Record:
-        return fetch(find_run(Server(server.host), run, experiment="ctm"), Path("models"), **where)
+        return fetch(find_run(Server(server.host), run), Path("models"), **where)
 
     return run
 
@@ -169,22 +169,6 @@ def test_a_model_from_the_cache_is_found_where_an_earlier_run_left_it(
     add_run(server, str(artifacts.folder), "r2")
     bring("r2")
     assert (tree.root / "models/segmenter/model.json").read_bytes() == MODEL["model.json"]
-
-
-def test_the_latest_run_is_the_newest_that_has_succeeded(
-    tree: Tree, server: KubeflowServer, record: Call, refuse: Call, tmp_path: Path
-):
-    experiment, other = server.add_experiment("ctm"), server.add_experiment("other")
-    assert "no run of experiment 'ctm' that has succeeded" in refuse("--run", "latest")
-    states = {"r1": "SUCCEEDED", "r2": "SUCCEEDED", "r3": "FAILED", "r4": "RUNNING"}
-    for number, (run, state) in enumerate(states.items()):
-        root = Artifacts(tmp_path / "artifacts", str(tmp_path / "artifacts"), run=run).folder
-        created = f"2026-01-0{number + 1}T00:00:00Z"
-        add_run(server, str(root), run, state=state, created_at=created, experiment_id=experiment)
-    add_run(server, "nowhere", "r5", created_at="2026-02-01T00:00:00Z", experiment_id=other)
-    server.page_size = 1
-    assert "recorded run r2" in record("--run", "latest")
-    assert "no run of experiment 'third'" in refuse("--run", "latest", "--experiment", "third")
 
 
 @pytest.mark.parametrize(
