@@ -15,7 +15,7 @@ from ctm.data.loaders import EpochSampler, ShardDataset, make_loader
 from ctm.data.sample import encode_mask
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
-from ctm.data.shards import ShardFolder
+from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
 
 AUGMENT = AugmentConfig(flip="dihedral", min_crop=0.5)
@@ -26,17 +26,23 @@ def inputs(shards: ShardFolder) -> InputSpec:
     return InputSpec(image_size=(16, 16), channels=3, scale=shards.scale, mean=shards.mean, std=shards.std)
 
 
-def write_pseudomasks(shards: ShardFolder, folder: Path, *, keys: list[str], grow: int = 0) -> ShardFolder:
-    """A mask full of the key's letter (a = 0, b = 1, c = 2), in the order of `keys`."""
-    train = shards.split("train")
+def write_masks(shards: ShardFolder, folder: Path, samples: dict[str, dict[str, np.ndarray]]) -> Split:
+    """Pseudo-masks of the train split: the masks of each key, by the members' names."""
     with ShardWriter(folder, "train", classes=shards.classes) as writer:
-        for key in keys:
-            height, width = (train.sizes[train.index_of(key)] + grow).tolist()
-            mask = np.full((height, width), "abc".index(key), dtype=np.uint8)
-            writer.add(key, {"png": encode_mask(mask)}, labels=(0,), height=height, width=width)
+        for key, masks in samples.items():
+            height, width = masks["png"].shape
+            members = {name: encode_mask(mask) for name, mask in masks.items()}
+            writer.add(key, members, labels=(0,), height=height, width=width)
     index = ShardIndex(kind="masks", classes=shards.classes.names, background=None, splits={"train": writer.entry})
     write_index(folder, index)
-    return ShardFolder.open(folder)
+    return ShardFolder.open(folder).split("train")
+
+
+def write_pseudomasks(shards: ShardFolder, folder: Path, *, keys: str, grow: int = 0) -> Split:
+    """A mask full of the key's letter (a = 0, b = 1, c = 2), in the order of `keys`."""
+    train = shards.split("train")
+    masks = {key: np.full(train.sizes[train.index_of(key)] + grow, "abc".index(key), dtype=np.uint8) for key in keys}
+    return write_masks(shards, folder, {key: {"png": mask} for key, mask in masks.items()})
 
 
 def test_items_hold_input_labels_and_native_size(shards: ShardFolder, inputs: InputSpec) -> None:
@@ -96,32 +102,26 @@ def test_loading_leaves_the_global_generator_alone(shards: ShardFolder, inputs: 
 
 
 def test_pseudomasks_are_joined_by_key_not_by_position(shards: ShardFolder, inputs: InputSpec, tmp_path: Path) -> None:
-    masks = write_pseudomasks(shards, tmp_path / "masks", keys=["b", "a", "c"]).split("train")
+    masks = write_pseudomasks(shards, tmp_path / "masks", keys="bac")
     train = shards.split("train")
     dataset = ShardDataset(train, inputs, masks=masks)
     for index, key in enumerate(train.keys):
         assert dataset[index]["mask"].unique().tolist() == ["abc".index(key)]
 
 
-def write_confidence(shards: ShardFolder, folder: Path) -> ShardFolder:
+def write_confidence(shards: ShardFolder, folder: Path) -> Split:
     """The truth as pseudo-masks, in which the confidence of a pixel is 100 for class 0 and 200 for the others."""
     train = shards.split("train")
-    with ShardWriter(folder, "train", classes=shards.classes) as writer:
-        for index, key in enumerate(train.keys):
-            mask = train.mask(index, "mask.png")
-            confidence = np.where(mask == 0, np.uint8(100), np.uint8(200))
-            members = {"png": encode_mask(mask), "confidence": encode_mask(confidence)}
-            writer.add(key, members, labels=(0,), height=mask.shape[0], width=mask.shape[1])
-    index = ShardIndex(kind="masks", classes=shards.classes.names, background=None, splits={"train": writer.entry})
-    write_index(folder, index)
-    return ShardFolder.open(folder)
+    masks = {key: train.mask(index, "mask.png") for index, key in enumerate(train.keys)}
+    sure = {key: np.where(mask == 0, np.uint8(100), np.uint8(200)) for key, mask in masks.items()}
+    return write_masks(shards, folder, {key: {"png": masks[key], "confidence": sure[key]} for key in masks})
 
 
 @pytest.mark.parametrize(("least", "ignored"), [(100 / 255, set()), (0.5, {0}), (0.9, {0, 1, 2})])
 def test_pixels_of_too_little_confidence_are_ignored_wherever_the_geometry_takes_them(
     shards: ShardFolder, inputs: InputSpec, tmp_path: Path, least: float, ignored: set[int]
 ) -> None:
-    train, masks = shards.split("train"), write_confidence(shards, tmp_path / "masks").split("train")
+    train, masks = shards.split("train"), write_confidence(shards, tmp_path / "masks")
     plain = ShardDataset(train, inputs, masks=masks, augment=AUGMENT, seed=4)
     sure = ShardDataset(train, inputs, masks=masks, min_confidence=least, augment=AUGMENT, seed=4)
     for item in ((index, epoch) for index in range(3) for epoch in range(3)):
@@ -134,7 +134,7 @@ def test_pixels_of_too_little_confidence_are_ignored_wherever_the_geometry_takes
 def test_masks_without_confidence_are_refused_where_one_is_asked_for(
     shards: ShardFolder, inputs: InputSpec, tmp_path: Path
 ) -> None:
-    masks = write_pseudomasks(shards, tmp_path / "masks", keys=["a", "b", "c"]).split("train")
+    masks = write_pseudomasks(shards, tmp_path / "masks", keys="abc")
     ShardDataset(shards.split("train"), inputs, masks=masks)
     with pytest.raises(ArtifactError, match=r"set extract_pseudomasks\.confidence: true"):
         ShardDataset(shards.split("train"), inputs, masks=masks, min_confidence=0.1)
@@ -155,10 +155,10 @@ def test_chosen_samples_are_those_of_the_whole_split(shards: ShardFolder, inputs
 
 def test_masks_of_other_data_are_refused(shards: ShardFolder, inputs: InputSpec, tmp_path: Path) -> None:
     train = shards.split("train")
-    few = write_pseudomasks(shards, tmp_path / "few", keys=["a", "b"]).split("train")
+    few = write_pseudomasks(shards, tmp_path / "few", keys="ab")
     with pytest.raises(ArtifactError, match="no sample 'c'; it was made from other data"):
         ShardDataset(train, inputs, masks=few)
-    big = write_pseudomasks(shards, tmp_path / "big", keys=["a", "b", "c"], grow=1).split("train")
+    big = write_pseudomasks(shards, tmp_path / "big", keys="abc", grow=1)
     with pytest.raises(ArtifactError, match=r"mask of 'c' has size \(31, 21\).*its image \(30, 20\)"):
         ShardDataset(train, inputs, masks=big)[0]
 
@@ -171,7 +171,7 @@ def test_images_with_other_channels_are_refused(shards: ShardFolder) -> None:
 
 def test_truth_is_never_opened_unless_asked_for(shards: ShardFolder, inputs: InputSpec, tmp_path: Path) -> None:
     train = shards.split("train")
-    pseudo = write_pseudomasks(shards, tmp_path / "masks", keys=["a", "b", "c"]).split("train")
+    pseudo = write_pseudomasks(shards, tmp_path / "masks", keys="abc")
     path = shards.path / "train-00000.tar"
     data = bytearray(path.read_bytes())
     for index in range(3):

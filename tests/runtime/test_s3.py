@@ -62,8 +62,8 @@ class Line:
         self._count, self._lock = 0, threading.Lock()
 
     @contextmanager
-    def open(self) -> Iterator[str]:
-        """The address of its near end."""
+    def open(self) -> Iterator[None]:
+        """Inside, whoever asks S3 asks over it."""
         line = self
 
         class Connection(socketserver.BaseRequestHandler):
@@ -78,7 +78,9 @@ class Line:
             thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
             thread.start()
             try:
-                yield f"http://127.0.0.1:{listener.server_address[1]}"
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.server_address[1]}")
+                    yield
             finally:
                 listener.shutdown()
                 thread.join()
@@ -158,12 +160,11 @@ def test_hidden_objects_and_marks_of_folders_are_no_files(s3_server, prefix):
 
 
 @pytest.mark.parametrize("part", [b"..", b"./", b"//"])
-def test_keys_that_no_path_can_have_are_refused(s3_server, prefix, monkeypatch, part: bytes):
+def test_keys_that_no_path_can_have_are_refused(s3_server, prefix, part: bytes):
     s3_server.put(prefix, {"good.txt": b"1", "up/@@/bad.txt": b"2"})
     # The server itself takes no such key.
     line = Line(s3_server, lambda number, carried, data: data.replace(b"@@", part))
-    with line.open() as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with line.open():
         tree = open_tree(f"s3://{s3_server.bucket}/{prefix}")
         assert list(tree.files) == ["good.txt"]
         assert ["'..'" in reason for reason in tree.refused.values()] == [True]
@@ -200,14 +201,13 @@ def test_any_name_can_be_read(s3_server, prefix, name):
 
 
 @pytest.mark.parametrize("in_parts", [False, True], ids=["one upload", "upload in parts"])
-def test_large_objects_are_read_by_ranges(s3_server, prefix, monkeypatch, in_parts: bool):
+def test_large_objects_are_read_by_ranges(s3_server, prefix, in_parts: bool):
     data = random_bytes(20 * MB + 1)
     uri = s3_server.put(prefix, {"small.bin": b"1", "large.bin": b"" if in_parts else data})
     if in_parts:
         s3_server.client.upload_fileobj(io.BytesIO(data), s3_server.bucket, f"{prefix}/large.bin")
     line = Line(s3_server)
-    with line.open() as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with line.open():
         tree = open_tree(uri)
         assert ("-" in tree.files["large.bin"].stamp) == in_parts
         contents = tree.read_all(tree.files)
@@ -219,7 +219,7 @@ def test_large_objects_are_read_by_ranges(s3_server, prefix, monkeypatch, in_par
     assert f"get /{s3_server.bucket}/{prefix}/small.bin ".encode() in asked, "the address is path-style"
 
 
-def test_objects_come_side_by_side(s3_server, prefix, monkeypatch):
+def test_objects_come_side_by_side(s3_server, prefix):
     objects = small_objects(100)
     uri = s3_server.put(prefix, objects)
 
@@ -227,8 +227,7 @@ def test_objects_come_side_by_side(s3_server, prefix, monkeypatch):
         time.sleep(0.05)
         return data
 
-    with Line(s3_server, far_away).open() as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with Line(s3_server, far_away).open():
         tree = open_tree(uri)
         files = tree.files
         start = time.perf_counter()
@@ -262,14 +261,13 @@ def test_an_object_that_was_replaced_after_the_listing_is_an_error(s3_server, pr
     assert len(open_tree(tree.uri).read("a.bin")) == size + growth
 
 
-def test_a_storage_that_ignores_if_match_does_not_hide_a_change(s3_server, prefix, monkeypatch):
+def test_a_storage_that_ignores_if_match_does_not_hide_a_change(s3_server, prefix):
     tree = open_tree(s3_server.put(prefix, {"a.bin": random_bytes(1000)}))
     files = tree.files
     old, new = files["a.bin"].stamp.encode(), b"0" * 32
-    with Line(s3_server, lambda number, carried, data: data.replace(old, new)).open() as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        with pytest.raises(StorageError, match=r"a\.bin has changed since it was listed"):
-            open_tree(tree.uri).read_all(files)
+    line = Line(s3_server, lambda number, carried, data: data.replace(old, new))
+    with line.open(), pytest.raises(StorageError, match=r"a\.bin has changed since it was listed"):
+        open_tree(tree.uri).read_all(files)
 
 
 def test_an_object_that_is_gone_is_an_error(s3_server, prefix):
@@ -318,8 +316,7 @@ def read_over(s3_server, prefix, monkeypatch) -> Callable[[Harm], dict[str, byte
     monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
 
     def read(harm: Harm) -> dict[str, bytes]:
-        with Line(s3_server, harm).open() as endpoint:
-            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        with Line(s3_server, harm).open():
             return open_tree(tree.uri).read_all(files)
 
     return read
@@ -352,8 +349,7 @@ def test_a_listing_that_breaks_off_is_asked_for_again(s3_server, prefix, monkeyp
     objects = small_objects(50, size=10)
     uri = s3_server.put(prefix, objects)
     monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
-    with Line(s3_server, cut_off(2, after=5000)).open() as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with Line(s3_server, cut_off(2, after=5000)).open():
         assert list(open_tree(uri).files) == sorted(objects)
 
 
