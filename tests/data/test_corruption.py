@@ -35,6 +35,7 @@ from tests.miniatures.damage import (
     bitflips,
     copied_to,
     cut,
+    doubled,
     drawn,
     emptied,
     first_row_repeated,
@@ -288,20 +289,18 @@ NAMES = [
         lost="b_v1",
     ),
     damage("folder", "masks/a.png", copied_to("a.tif"), "masks/a.tif have one name; remove one"),
-    damage("voc2012", "JPEGImages/2007_000039.jpg", copied_to("2007_000039.jpeg"), "2007_000039.jpeg", "remove one"),
-    damage("voc2012", "SegmentationClass/2007_000033.png", copied_to("2007_000033.PNG"), "33.PNG", "remove one"),
-    damage("voc2012", "SegmentationClassAug/2008_000002.png", copied_to("2008_000002.PNG"), "02.PNG", "remove one"),
-    damage("coco2014", f"train2014/{COCO_IMAGE}.jpg", copied_to(f"{COCO_IMAGE}.jpeg"), "jpeg", "remove one"),
-    damage("coco2014 masks", f"train2014/{COCO_IMAGE}.jpg", copied_to(f"{COCO_IMAGE}.jpeg"), "jpeg", "remove one"),
-    damage(
-        "ade20k", "images/training/ADE_train_00000001.jpg", copied_to("ADE_train_00000001.jpeg"), "jpeg", "remove one"
-    ),
-    damage(
-        "ade20k",
-        "annotations/training/ADE_train_00000001.png",
-        copied_to("ADE_train_00000001.PNG"),
-        "PNG",
-        "remove one",
+    *(
+        damage(data, path, doubled, "have one name; remove one")
+        for data, path in (
+            ("voc2012", "JPEGImages/2007_000039.jpg"),
+            ("voc2012", "SegmentationClass/2007_000033.png"),
+            ("voc2012", "SegmentationClassAug/2008_000002.png"),
+            ("coco2014", f"train2014/{COCO_IMAGE}.jpg"),
+            ("coco2014 masks", f"train2014/{COCO_IMAGE}.jpg"),
+            ("ade20k", "images/training/ADE_train_00000001.jpg"),
+            ("ade20k", "annotations/training/ADE_train_00000001.png"),
+            ("endotect", POLYP_MASK),
+        )
     ),
     damage(
         "endotect",
@@ -310,7 +309,6 @@ NAMES = [
         f"cecum/{POLYP}.jpg",
         "have one name; remove one",
     ),
-    damage("endotect", POLYP_MASK, copied_to(f"{POLYP}.jpeg"), "have one name; remove one"),
     damage(
         "dfc2020",
         S2.format(13),

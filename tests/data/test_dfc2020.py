@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctm.data.config import DatasetConfig
-from ctm.data.sample import Georeference, decode_image
+from ctm.data.sample import decode_image
 from tests.miniatures.dfc2020 import IDS, NUMBERS, SIZE, patch_rasters, write_dfc2020, write_raster
 from tests.miniatures.samples import keys, opened, read, read_all
 
@@ -145,13 +145,6 @@ def test_a_class_is_present_from_the_given_share_of_all_pixels(
 ) -> None:
     config = CONFIG.model_copy(update={"min_label_fraction": fraction})
     assert read(config, raw, "train", P2).labels == labels
-
-
-def test_the_place_on_earth_is_that_of_the_source(raw: Path) -> None:
-    found = read(CONFIG, raw, "train", P2).georeference
-    with rasterio.open(raster(raw, "s2")) as source:
-        assert found == Georeference(crs="EPSG:32632", transform=tuple(source.transform)[:6])
-    assert found.transform[:3] == (10, 0, 500_000 + 10 * 2 * SIZE)
 
 
 def test_a_raster_without_georeference_is_read_in_silence(raw: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from ctm.data.config import DatasetConfig
-from ctm.data.sample import Georeference, decode_image
+from ctm.data.sample import decode_image
 from ctm.data.shards import TRUTH, ShardFolder
-from ctm.errors import DataError, StorageError
+from ctm.errors import DataError
 from tests.miniatures.dfc2020 import write_raster
 from tests.miniatures.folder import CLASSES, NAMES, write_folder, write_image
 from tests.miniatures.samples import keys, opened, packed, read, read_all
@@ -151,27 +151,10 @@ def test_images_of_one_key_may_have_rows_of_their_own(raw: Path, config: Dataset
     assert keys(dataset)["train"] == ["c"]
 
 
-def test_a_missing_root_is_a_storage_error(raw: Path, config: DatasetConfig) -> None:
-    with pytest.raises(StorageError, match=r"nowhere does not exist; set dataset\.root"):
-        opened(config, raw / "nowhere")
-
-
 def test_class_names_of_the_parameters_must_be_those_of_the_file(raw: Path, config: DatasetConfig) -> None:
     swapped = config.model_copy(update={"classes": ("sand", "grass", "sea")})
     with pytest.raises(DataError, match=r"classes\.txt and dataset\.classes differ .*Set dataset\.classes to null"):
         opened(swapped, raw)
-
-
-def test_arrays_of_any_number_of_bands_are_stored_as_they_are(arrays: Path, config: DatasetConfig) -> None:
-    dataset = opened(config, arrays)
-    assert (dataset.channels, dataset.scale) == (13, 1.0)
-    samples = read_all(config, arrays)
-    assert samples.keys() == {key for keys in KEYS.values() for key in keys}
-    b = samples["b_v1"]
-    assert (b.extension, b.height, b.width, b.labels) == ("npy", 32, 32, (SAND, SEA))
-    stored = decode_image(b.image, "npy")
-    np.testing.assert_array_equal(stored, np.load(arrays / "images" / "b.v1.npy"))
-    assert b.mask is not None
 
 
 @pytest.mark.parametrize(
@@ -247,20 +230,6 @@ def test_photographs_do_not_mix_with_arrays_of_other_bands(arrays: Path, config:
     np.save(arrays / "images" / "a.npy", picture.transpose(2, 0, 1))
     assert opened(config, arrays).channels == 3, "8-bit arrays of 3 bands do"
     assert read(config, arrays, "train", "f").extension == "jpg"
-
-
-def test_geotiffs_keep_their_bands_and_their_place(geotiffs: Path, config: DatasetConfig) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
-    dataset = opened(config, geotiffs)
-    assert (dataset.channels, dataset.scale, dataset.problems) == (4, 1.0, ())
-    sample = read(config, geotiffs, "train", "b_v1")
-    with rasterio.open(geotiffs / "images" / "b.v1.tif") as source:
-        np.testing.assert_array_equal(decode_image(sample.image, sample.extension), source.read())
-        assert sample.georeference == Georeference("EPSG:32632", tuple(source.transform)[:6])
-    assert sample.extension == "npy"
-    assert sample.mask is not None
-    assert sorted(np.unique(sample.mask)) == [SAND, SEA, 255]
-    assert len(read_all(config, geotiffs)) == 9
 
 
 def test_the_nodata_value_of_a_geotiff_is_no_value(geotiffs: Path, config: DatasetConfig) -> None:

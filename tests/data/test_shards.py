@@ -15,15 +15,13 @@ import pytest
 from PIL import Image
 
 from ctm.data.classes import ClassTable
-from ctm.data.config import DatasetConfig
 from ctm.data.inputs import InputSpec
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError
-from tests.miniatures.dfc2020 import write_dfc2020
-from tests.miniatures.folder import write_folder
 from tests.miniatures.samples import packed
+from tests.miniatures.sets import SETS
 
 CLASSES = ClassTable(names=("background", "cow", "sky"), background=0)
 
@@ -228,9 +226,9 @@ def test_a_model_learns_what_the_images_of_the_train_split_are(shards: ShardFold
 
 
 @pytest.mark.parametrize(
-    ("format", "options", "values"),
+    ("name", "options", "values"),
     [
-        ("photographs", {}, "bytes"),
+        ("folder", {}, "bytes"),
         ("arrays", {}, "numbers"),
         ("geotiffs", {}, "numbers"),
         ("dfc2020", {}, "dfc2020"),
@@ -238,13 +236,8 @@ def test_a_model_learns_what_the_images_of_the_train_split_are(shards: ShardFold
     ],
 )
 def test_the_index_says_what_the_pixel_values_are(
-    tmp_path: Path, format: Any, options: dict[str, Any], values: str
+    tmp_path: Path, name: str, options: dict[str, Any], values: str
 ) -> None:
-    if format == "dfc2020":
-        write_dfc2020(tmp_path / "raw")
-        config = DatasetConfig(format="dfc2020", root="raw", **options)
-    else:
-        write_folder(tmp_path / "raw", images=format)
-        config = DatasetConfig(format="folder", root="raw")
-    packed(config, tmp_path / "raw", tmp_path / "made")
+    SETS[name].write(tmp_path / "raw")
+    packed(SETS[name].config.model_copy(update=options), tmp_path / "raw", tmp_path / "made")
     assert ShardFolder.open(tmp_path / "made").index.values == values

@@ -58,6 +58,11 @@ def copied_to(target: str) -> Change:
     return change
 
 
+def doubled(path: Path) -> None:
+    """Another file has the same name but for the spelling of the suffix."""
+    shutil.copy(path, path.with_suffix({".jpg": ".jpeg", ".png": ".PNG"}[path.suffix]))
+
+
 def all_renamed(rename: Callable[[Path], Path]) -> Change:
     """All files of a folder have other names."""
     return lambda folder: [path.rename(rename(path)) for path in folder.iterdir()]

@@ -119,14 +119,6 @@ def test_what_is_put_on_one_machine_is_had_on_another(store, place, s3_server, t
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["last.ckpt"]
 
 
-def test_the_digest_stands_in_the_objects_metadata(store, place, s3_server, tmp_path):
-    data = write(tmp_path / "last.ckpt")
-    store.put(tmp_path / "last.ckpt")
-    key = f"{place.removeprefix(f's3://{s3_server.bucket}/')}/{KEY}/last.ckpt"
-    head = s3_server.client.head_object(Bucket=s3_server.bucket, Key=key)
-    assert head["Metadata"] == {"sha256": hashlib.sha256(data).hexdigest()}
-
-
 def test_a_dropped_file_is_gone_and_the_others_are_kept(store, place, s3_server, tmp_path):
     for name in ("one.ckpt", "two.ckpt"):
         write(tmp_path / name)

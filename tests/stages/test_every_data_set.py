@@ -6,7 +6,7 @@ import csv
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -106,19 +106,15 @@ VOC = Case(
     image=lambda raw, key: photograph(raw / f"VOCdevkit/VOC2012/JPEGImages/{key}.jpg"),
     left_out={"images in neither the train nor the val list": 1},
 )
-VOC_SBD = Case(
-    **vars(VOC)
-    | {
-        "write": partial(voc2012.write_voc2012, aug="sbd"),
-        "keys": {"train": sorted(voc2012.TRAIN_AUG), "val": list(voc2012.VAL)},
-    }
+VOC_SBD = replace(
+    VOC,
+    write=partial(voc2012.write_voc2012, aug="sbd"),
+    keys={"train": sorted(voc2012.TRAIN_AUG), "val": list(voc2012.VAL)},
 )
-VOC_OBJECTS = Case(
-    **vars(VOC)
-    | {
-        "labels": lambda key: {*voc2012.SCENES[key][1], *filter(None, [voc2012.DIFFICULT.get(key)])},
-        "settings": ("dataset.labels_from=annotations",),
-    }
+VOC_OBJECTS = replace(
+    VOC,
+    labels=lambda key: {*voc2012.SCENES[key][1], *filter(None, [voc2012.DIFFICULT.get(key)])},
+    settings=("dataset.labels_from=annotations",),
 )
 
 
@@ -157,13 +153,11 @@ COCO = Case(
     image=lambda raw, key: photograph(raw / key.split("_")[1] / f"{key}.jpg"),
     left_out={"train images without annotation": 1, "val images without annotation": 1},
 )
-COCO_MASKS = Case(
-    **vars(COCO)
-    | {
-        "write": partial(coco2014.write_coco2014, annotations=False, masks="category_id"),
-        "left_out": {"train images without a mask": 1, "val images without a mask": 1},
-        "settings": ("dataset.labels_from=masks",),
-    }
+COCO_MASKS = replace(
+    COCO,
+    write=partial(coco2014.write_coco2014, annotations=False, masks="category_id"),
+    left_out={"train images without a mask": 1, "val images without a mask": 1},
+    settings=("dataset.labels_from=masks",),
 )
 
 
@@ -187,13 +181,10 @@ ADE = Case(
         raw / "ADEChallengeData2016/images" / ade20k.FOLDERS[key.split("_")[1]] / f"{key}.jpg"
     ),
 )
-ADE_IGNORE = Case(
-    **vars(ADE)
-    | {
-        "labels": lambda key: {ADE_NAMES[value] for value in ade20k.SCENES[key][1] if value},
-        "truth": lambda key: ade_values(key) - np.uint8(1),  # 0 becomes 255
-        "settings": ("dataset.zero_label=ignore", "dataset.classes=null"),
-    }
+ADE_IGNORE = replace(
+    ADE,
+    labels=lambda key: {ADE_NAMES[value] for value in ade20k.SCENES[key][1] if value},
+    settings=("dataset.zero_label=ignore", "dataset.classes=null"),
 )
 
 
@@ -240,13 +231,11 @@ DFC = Case(
     image=dfc_image,
     place=dfc_place,
 )
-DFC_MAXIMUM = Case(
-    **vars(DFC)
-    | {
-        "write": partial(dfc2020.write_dfc2020, suffixes={"train": "0", "val": "0"}),
-        "image": partial(dfc_image, by_maximum=True),
-        "settings": ("dataset.scaling=image_max",),
-    }
+DFC_MAXIMUM = replace(
+    DFC,
+    write=partial(dfc2020.write_dfc2020, suffixes={"train": "0", "val": "0"}),
+    image=partial(dfc_image, by_maximum=True),
+    settings=("dataset.scaling=image_max",),
 )
 
 
@@ -294,14 +283,12 @@ ENDO = Case(
     settings=("model.image_size=[32, 48]",),
     tolerance=0.03,
 )
-ENDO_BLIND = Case(
-    **vars(ENDO)
-    | {
-        "keys": endo_fold_keys(),
-        "truth": lambda key: None,
-        "left_out": {"images of findings that dataset.classes does not name": 8 + 1 + 2},
-        "settings": (f"dataset.classes=[{', '.join(ENDO_WITHOUT_POLYPS)}]", "dataset.folds=5"),
-    }
+ENDO_BLIND = replace(
+    ENDO,
+    keys=endo_fold_keys(),
+    truth=lambda key: None,
+    left_out={"images of findings that dataset.classes does not name": 8 + 1 + 2},
+    settings=(f"dataset.classes=[{', '.join(ENDO_WITHOUT_POLYPS)}]", "dataset.folds=5"),
 )
 
 
@@ -351,20 +338,16 @@ FOLDER = Case(
     image=folder_image,
     settings=("dataset.classes=null", "dataset.channels=null"),
 )
-FOLDER_ARRAYS = Case(
-    **vars(FOLDER)
-    | {
-        "write": partial(folder.write_folder, images="arrays"),
-        "settings": (*FOLDER.settings, "dataset.normalise=statistics"),
-    }
+FOLDER_ARRAYS = replace(
+    FOLDER,
+    write=partial(folder.write_folder, images="arrays"),
+    settings=(*FOLDER.settings, "dataset.normalise=statistics"),
 )
-FOLDER_GEOTIFFS = Case(
-    **vars(FOLDER)
-    | {
-        "write": partial(folder.write_folder, images="geotiffs"),
-        "settings": (*FOLDER.settings, "dataset.normalise=none", "dataset.scale=0.0001"),
-        "place": lambda raw, key: raw / "images" / f"{folder_name(key)}.tif",
-    }
+FOLDER_GEOTIFFS = replace(
+    FOLDER,
+    write=partial(folder.write_folder, images="geotiffs"),
+    settings=(*FOLDER.settings, "dataset.normalise=none", "dataset.scale=0.0001"),
+    place=lambda raw, key: raw / "images" / f"{folder_name(key)}.tif",
 )
 
 CASES = {
