@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -48,6 +49,17 @@ app = typer.Typer(
 )
 
 
+ADVICE = {
+    errno.ENOSPC: "Nothing half-written is left: make room and run the command again",
+    errno.EACCES: "Give yourself the right to it, or name another place",
+    errno.EPERM: "Give yourself the right to it, or name another place",
+    errno.EROFS: "Name a place that can be written",
+    errno.ENOTDIR: "A part of this path is a file: name another place",
+    errno.EISDIR: "Name a file",
+}
+"""What to do about an error of the file system."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -87,6 +99,11 @@ def main() -> None:
         sys.exit(ended.exit_code)
     except (CtmError, OSError) as error:
         sys.exit(f"error: {_message(error)}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        found = str(error).partition(". ")[0] or "out of memory"
+        sys.exit(f"error: {found}. Lower batch_size (with accumulate as much higher), or set grad_checkpointing: true.")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package == "ctm":
@@ -98,8 +115,10 @@ def main() -> None:
 def _message(error: Exception) -> str:
     """The error's own text; one from a worker process of a data loader comes inside that process's traceback."""
     text = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{text}. Nothing half-written is left: make room and run the command again."
+    if isinstance(error, OSError):
+        place = re.sub(r"\.([^/]+)\.partial\b", r"\1", f"{error.filename}: ") if error.filename else ""
+        text = f"{place}{error.strerror}" if error.strerror else text
+        return f"{text}. {ADVICE.get(error.errno or 0, 'Correct that and run the command again')}."
     return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,7 @@ def execute(
     manifest_file = options.manifest or manifest_path(options.metrics)
     written = {**outputs, "metrics": options.metrics, "manifest": manifest_file}
     _check_places(inputs, written)
+    _check_writable(stage, written)
     opened = {name: _open_input(stage, name, place) for name, place in inputs.items()}
     digests = {name: _digest_input(source) for name, source in opened.items()}
     _check_digests(stage, opened, digests, options.expected)
@@ -174,6 +176,21 @@ def _check_places(inputs: Mapping[str, Place], outputs: Mapping[str, Path]) -> N
                 f"{option} {path} is a folder that ctm did not write, and would be replaced: name another place or "
                 "remove it yourself."
             )
+
+
+def _check_writable(stage: Stage, outputs: Mapping[str, Path]) -> None:
+    """Refuses now, and not after hours, to write where nothing can be written."""
+    for name, path in outputs.items():
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        wrong = None
+        if not place.is_dir():
+            wrong = f"{place} is a file, no folder"
+        elif not os.access(place, os.W_OK | os.X_OK):
+            wrong = f"nothing may be written into {place}"
+        elif path.is_file() and name in stage.outputs and not Path(stage.outputs[name].path).suffix:
+            wrong = "it is a file, and a folder is to be written"
+        if wrong:
+            raise ArtifactError(f"--{name.replace('_', '-')} {path}: {wrong}. Name another place.")
 
 
 def _digest_weights(config: Config) -> dict[str, str]:

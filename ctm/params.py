@@ -174,6 +174,10 @@ def to_yaml(params: Params) -> str:
 def _parse(text: str, *, origin: str, overrides: Iterable[str]) -> Params:
     try:
         values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        hint = ": indent with spaces, YAML takes no tabs" if "'\\t'" in (error.problem or "") else ""
+        raise ParamsError(f"{origin}, line {line}: no valid YAML: {error.problem}{hint}.") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{origin}: no valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -185,7 +189,7 @@ def _parse(text: str, *, origin: str, overrides: Iterable[str]) -> Params:
 
 def _override(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not all(name.strip().split(".")):
         raise ParamsError(f"--set {override}: expected section.name=value, such as train_classifier.epochs=3.")
     *sections, last = name.strip().split(".")
     place = values

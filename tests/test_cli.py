@@ -119,6 +119,8 @@ def test_init_writes_the_preset_with_its_changes(place: Path):
 
 
 def test_init_replaces_a_file_only_when_told_to():
+    Path("folder").mkdir()
+    assert "is a folder, which a file would replace" in fail("init", "demo", "--output", "folder", "--force")
     Path("params.yaml").write_text("mine")
     assert fail("init", "demo") == "params.yaml exists. Give --force to replace it, or --output to write elsewhere."
     assert Path("params.yaml").read_text() == "mine"
@@ -353,13 +355,82 @@ def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards:
     assert len(list((place / "ck").iterdir())) == 2
 
 
-def test_the_end_by_sigterm_promises_nothing_that_a_command_does_not_keep(place: Path):
-    code = (
-        "import os, signal, sys; from ctm.cli import app, main; "
-        "app.command('wait')(lambda: os.kill(os.getpid(), signal.SIGTERM)); sys.argv[1:] = ['wait']; main()"
+FULL_GPU = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "ended by SIGTERM"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "ended by Ctrl-C"),
+        (FULL_GPU, 1, "error: CUDA out of memory. Lower batch_size"),
+        ("open('params.yaml/x')", 1, "error: params.yaml/x: Not a directory. A part of this path is a file: name"),
+    ],
+)
+def test_every_end_has_its_code_and_one_message(place: Path, body: str, code: int, message: str):
+    (place / "params.yaml").touch()
+    program = (
+        "import os, signal, sys; from ctm.cli import app, main\n"
+        f"@app.command('it')\ndef it() -> None:\n    {body}\n\nsys.argv[1:] = ['it']; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "ended by SIGTERM\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(place: Path):
+    succeed("init", "demo")
+    ctm_show = [str(Path(sys.executable).with_name("ctm")), "show"]
+    with subprocess.Popen(ctm_show, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # type: ignore[union-attr]
+        assert process.communicate()[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ctm init d", ["demo", "dfc2020"]),
+        ("ctm prune-heads --set prune_heads.c", ["prune_heads.check_images="]),
+        ("ctm prune-heads --set train_s", []),
+        ("ctm show --set evaluate.gate.mi", ["evaluate.gate.minimum="]),
+        ("ctm compare --recipe ca", ["cam", "cam+affinity"]),
+        ("ctm train-seg", ["train-segmenter"]),
+    ],
+)
+def test_a_shell_completes_names(monkeypatch: pytest.MonkeyPatch, line: str, found: list[str]):
+    asked = {"_CTM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(app, [], env=asked, prog_name="ctm")
+    assert result.stdout.split() == found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("prune-heads --classifier {segmenter}", "holds a segmenter, no classifier"),
+        ("prune-heads --classifier {shards}", "holds no readable model"),
+        ("extract-pseudomasks --pruned {segmenter}", "holds a segmenter, no classifier"),
+        ("train-classifier --shards {pseudomasks}", "holds masks, no images: name the folder that preprocess wrote"),
+        ("train-segmenter --pseudomasks {shards}", "holds images, no masks: name the folder that extract-pseudomasks"),
+        (
+            "train-segmenter --pseudomasks {pseudomasks} --segmenter file",
+            "--segmenter file: it is a file, and a folder",
+        ),
+        ("train-classifier --classifier file/x", "file is a file, no folder. Name another place."),
+        ("train-classifier --metrics folder", "--metrics folder is a folder that ctm did not write"),
+        ("compare --pruned {pruned} --report folder", "folder is a folder, which a file would replace: name a file."),
+    ],
+)
+def test_paths_that_are_not_what_they_should_be(place: Path, pipeline: Any, words: str, message: str):
+    succeed("init", "demo")
+    (place / "file").touch()
+    (place / "folder").mkdir()
+    (place / "folder" / "mine").touch()
+    artifacts = {port: pipeline.path(name, port) for name, stage in STAGES.items() for port in stage.outputs}
+    if "--shards" not in words:
+        words += " --shards {shards}"
+    assert message in fail(*words.format(**artifacts).split())
+    assert {path.name for path in place.rglob("*") if path.is_file()} == {"params.yaml", "file", "mine"}
 
 
 def test_the_stages_that_go_on_where_they_were_say_so():

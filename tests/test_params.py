@@ -134,6 +134,8 @@ def test_the_last_override_wins(demo: Path):
         ("model.imagesize=64", "unknown parameter model.imagesize: did you mean image_size?"),
         ("seed.value=3", "seed is a value and has no parameters in it"),
         ("seed", "expected section.name=value, such as"),
+        ("=3", "--set =3: expected section.name=value, such as"),
+        ("model..depth=3", "expected section.name=value, such as"),
         ("train_classifier.epochs=many", "train_classifier.epochs: Input should be a valid integer"),
         ("train_classifier.epochs=2.5", "train_classifier.epochs: Input should be a valid integer"),
         ("train_classifier.epochs=0", "train_classifier.epochs: Input should be greater than or equal to 1 (found 0)"),
@@ -193,7 +195,8 @@ def test_a_missing_parameter_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "no valid YAML"),
+        ("a: [", "line 1: no valid YAML"),
+        ("seed: 0\ndataset:\n\tformat: folder", "line 3: no valid YAML: .*: indent with spaces, YAML takes no tabs"),
         ("- a\n- b", "expected sections such as `dataset:`, found list"),
         ("", "expected sections such as `dataset:`, found NoneType"),
     ],

@@ -12,7 +12,7 @@ from ctm.commands.options import DeviceOption, Overrides, ParamsFile
 from ctm.params import load_params
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.recipes import all_recipes
-from ctm.runtime.outputs import write_text
+from ctm.runtime.outputs import check_no_folder, write_text
 
 __all__ = ["compare"]
 
@@ -56,7 +56,8 @@ def compare(
     from ctm.models.io import load_classifier
     from ctm.training.device import pick_device
 
-    chosen, data = load_params(params, overrides), ShardFolder.open(shards)
+    check_no_folder(report, metrics)
+    chosen, data = load_params(params, overrides), ShardFolder.open(shards, kind="images")
     model, classes, inputs = load_classifier(pruned)
     check_same_classes(shards=data.classes, pruned=classes)
     samples, indices = strategies.pick_samples(data, split, images)

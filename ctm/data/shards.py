@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,11 +198,16 @@ class ShardFolder:
         self.classes = ClassTable(names=index.classes, background=index.background)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, kind: Literal["images", "masks"] | None = None) -> Self:
         """Opens a folder that ``write_index`` completed.
 
+        Args:
+            path: the folder.
+            kind: what it must hold; None: either.
+
         Raises:
-            ArtifactError: the index is missing, damaged or of another version, or a shard is missing or cut short.
+            ArtifactError: the index is missing, damaged or of another version, a shard is missing or cut short, or the
+                folder holds the other kind.
         """
         file = path / INDEX
         if not file.is_file():
@@ -217,6 +222,9 @@ class ShardFolder:
             index = ShardIndex.model_validate(values)
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
             raise ArtifactError(f"{file} is damaged ({type(error).__name__}: {error}); run its stage again") from error
+        if kind and index.kind != kind:
+            stage = {"images": "preprocess", "masks": "extract-pseudomasks"}[kind]
+            raise ArtifactError(f"{path} holds {index.kind}, no {kind}: name the folder that {stage} wrote.")
         for split in index.splits.values():
             for entry in (split.records, *split.shards):
                 _checked(path, entry)

@@ -88,7 +88,7 @@ def open_run(
     Raises:
         ArtifactError: one is damaged, was made for other classes, or the pseudo-masks with other settings.
     """
-    data, pseudo = ShardFolder.open(shards), ShardFolder.open(pseudomasks)
+    data, pseudo = ShardFolder.open(shards, kind="images"), ShardFolder.open(pseudomasks, kind="masks")
     if pseudo.index.about:
         check_settings(pseudo, extraction.model_dump(mode="json"))
     chosen = pseudo.index.about.get(CHOSEN)

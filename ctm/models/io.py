@@ -12,7 +12,7 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
-from ctm.models.folder import read_model, write_model
+from ctm.models.folder import check_kind, read_model, write_model
 
 __all__ = ["load_classifier", "save_classifier"]
 
@@ -36,6 +36,7 @@ def load_classifier(folder: Path) -> tuple[ClassTokenViT, ClassTable, InputSpec]
     Raises:
         ArtifactError: a file is missing, damaged, of another format, or the two do not belong together.
     """
+    check_kind(folder, "classifier")
     return read_model(folder, _rebuild)
 
 

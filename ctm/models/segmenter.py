@@ -18,7 +18,7 @@ from torch import nn
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.errors import ArtifactError, ModelError
-from ctm.models.folder import read_model, write_model
+from ctm.models.folder import check_kind, read_model, write_model
 from ctm.models.vit_segmenter import ARCH as VIT
 from ctm.models.vit_segmenter import build_vit_segmenter
 from ctm.models.weights import DOWNLOAD_HINT, check_weights
@@ -148,6 +148,7 @@ def load_segmenter(folder: Path) -> tuple[nn.Module, ClassTable, InputSpec]:
     def build(about: Mapping[str, Any], classes: ClassTable, inputs: InputSpec) -> nn.Module:
         return build_segmenter(SegmenterSpec(**about["spec"]), inputs, num_classes=len(classes.names))
 
+    check_kind(folder, "segmenter")
     return read_model(folder, build)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ctm.errors import ArtifactError
 from ctm.runtime.preemption import preemption_deferred
 
-__all__ = ["check_new_folder", "partial_path", "remove", "staged_outputs", "write_text"]
+__all__ = ["check_new_folder", "check_no_folder", "partial_path", "remove", "staged_outputs", "write_text"]
 
 
 @contextmanager
@@ -52,6 +52,17 @@ def check_new_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder} exists and is no empty folder; name a new one, masks never replace files")
 
 
+def check_no_folder(*files: Path) -> None:
+    """Checks that no folder is where a file is to be written.
+
+    Raises:
+        ArtifactError: there is one.
+    """
+    for path in files:
+        if path.is_dir():
+            raise ArtifactError(f"{path} is a folder, which a file would replace: name a file.")
+
+
 def replace(source: Path, target: Path) -> None:
     """Moves ``source`` (file or folder) to ``target`` on the same file system, whatever is there before."""
     old = target.with_name(f".{target.name}.old")
@@ -77,6 +88,11 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Writes a text file in UTF-8, whole or not at all.
+
+    Raises:
+        ArtifactError: there is a folder in its place.
+    """
+    check_no_folder(path)
     with staged_outputs({"file": path}) as staged:
         staged["file"].write_text(text, encoding="utf-8")

@@ -146,7 +146,8 @@ class LocalTree:
     def _listing(self) -> tuple[dict[str, FileStat], dict[str, str]]:
         root = Path(self.uri)
         if not root.is_dir():
-            raise StorageError(f"the raw data folder {root} does not exist; set dataset.root to where the data lie")
+            wrong = "is a file" if root.exists() else "does not exist"
+            raise StorageError(f"the raw data folder {root} {wrong}; set dataset.root to where the data lie")
         files: dict[str, FileStat] = {}
         refused: dict[str, str] = {}
         for path, stat in _walk(root):

@@ -34,7 +34,7 @@ def run(config: ExtractStageConfig, context: Context, *, shards: Path, pruned: P
     from ctm.training.device import decoding_workers, pick_device
     from ctm.training.processes import joined
 
-    data = ShardFolder.open(shards)
+    data = ShardFolder.open(shards, kind="images")
     model, classes, inputs = load_classifier(pruned)
     check_same_classes(shards=data.classes, pruned=classes)
     device = pick_device(context.device, context.launch)

@@ -36,7 +36,7 @@ def run(
     """
     settings = config.extract_pseudomasks
     about = settings.model_dump(mode="json")
-    data = ShardFolder.open(shards)
+    data = ShardFolder.open(shards, kind="images")
     ordered = order_parts([ShardFolder.open(part) for part in parts], settings=about, shards=digest_artifact(shards))
     check_same_classes(shards=data.classes, **{name: folder.classes for name, folder in ordered.items()})
     first = next(iter(ordered.values())).index.about

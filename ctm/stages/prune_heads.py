@@ -36,7 +36,7 @@ def run(config: PruneHeadsStageConfig, context: Context, *, shards: Path, classi
 
     settings = config.prune_heads
     gated, classes, inputs = load_classifier(classifier)
-    folder = ShardFolder.open(shards)
+    folder = ShardFolder.open(shards, kind="images")
     check_same_classes(shards=folder.classes, classifier=classes)
     data = ShardDataset(folder.split("val"), inputs)
     images = torch.stack([data[i]["image"] for i in range(min(settings.check_images, len(data)))])

@@ -29,7 +29,7 @@ def run(config: TrainClassifierStageConfig, context: Context, *, shards: Path, c
     from ctm.training.classifier import train_classifier
     from ctm.training.history import kept_row, write_history
 
-    data = ShardFolder.open(shards)
+    data = ShardFolder.open(shards, kind="images")
     model, inputs, history = train_classifier(
         data,
         model=config.model,

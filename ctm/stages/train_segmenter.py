@@ -33,11 +33,11 @@ def run(
     from ctm.training.history import kept_row, write_history
     from ctm.training.segmenter import train_segmenter
 
-    data = ShardFolder.open(shards)
+    data = ShardFolder.open(shards, kind="images")
     settings = config.train_segmenter
     model, spec, inputs, history = train_segmenter(
         data,
-        ShardFolder.open(pseudomasks),
+        ShardFolder.open(pseudomasks, kind="masks"),
         image_size=height_width(settings.image_size or config.model.image_size),
         training=settings,
         seed=config.seed,
