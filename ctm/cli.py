@@ -18,7 +18,7 @@ import ctm
 from ctm.commands.check_data import check_data
 from ctm.commands.compare import compare
 from ctm.commands.compare_runs import compare_runs
-from ctm.commands.demo_data import demo_data
+from ctm.commands.demo_data import demo_data, demo_scene
 from ctm.commands.describe import describe
 from ctm.commands.export import export
 from ctm.commands.gate import gate
@@ -75,7 +75,7 @@ def _add(panel: str, *commands: Callable[..., None]) -> None:
 
 
 _add("Set-up", init, show, describe, sync)
-_add("Data", demo_data, check_data, unpack)
+_add("Data", demo_data, demo_scene, check_data, unpack)
 for _panel, _stages in (("Stages", STAGES), ("Stages in parts", JOINS)):
     for _stage in _stages.values():
         _class = command_with(partial(stage_parameters, _stage))

@@ -1,4 +1,4 @@
-"""``ctm demo-data``: the embedded data set."""
+"""``ctm demo-data`` and ``ctm demo-scene``: the embedded data set, and a large scene of its kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["demo_data"]
+__all__ = ["demo_data", "demo_scene"]
 
 
 def demo_data(
@@ -17,3 +17,11 @@ def demo_data(
     from ctm.data.datasets.demo import write_demo
 
     write_demo(folder)
+
+
+def demo_scene(file: Annotated[Path, typer.Argument(help="GeoTIFF to write, 1024 x 1024 pixels of 15 bands.")]) -> None:
+    """Write one large scene of the demo's land cover, to try `ctm predict` on."""
+    from ctm.data.datasets.demo import write_demo_scene
+
+    write_demo_scene(file)
+    typer.echo(f"wrote {file}")

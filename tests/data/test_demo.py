@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctm.data.config import DatasetConfig
-from ctm.data.datasets.demo import DFC_IDS, MARKER, write_demo
+from ctm.data.datasets.demo import DFC_IDS, MARKER, write_demo, write_demo_scene
 from ctm.errors import DataError
 from tests.miniatures.samples import opened, read
 
@@ -167,3 +167,18 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="negative"):
         write_demo(tmp_path / "old", train=1, val=1, size=16, seed=-1)
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_the_large_scene_has_the_bands_and_all_the_land_cover_of_the_demo(demo: Path, tmp_path: Path) -> None:
+    write_demo_scene(tmp_path / "scene.tif", size=256)
+    with rasterio.open(tmp_path / "scene.tif") as raster:
+        assert (raster.count, raster.dtypes[0], raster.shape) == (15, "float32", (256, 256))
+        scene = raster.read()
+    scene[:13] /= 10000
+    scene[13:] = (scene[13:] + 25) / 25
+    images, truths = zip(*scenes(demo), strict=True)
+    pixels, ids = np.stack(images, 1).reshape(15, -1), np.stack(truths).ravel()
+    spectra = np.stack([pixels[:, ids == land_cover].mean(1) for land_cover in DFC_IDS])  # (8, 15)
+    distances = np.square(scene.reshape(15, 1, -1) - spectra.T[:, :, None]).mean(0)  # (8, pixels)
+    assert np.bincount(distances.argmin(0), minlength=8).min() > 0.01 * distances.shape[1]
+    assert distances.min(0).mean() < 0.4 * distances.mean()

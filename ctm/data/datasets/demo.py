@@ -21,7 +21,7 @@ from ctm.errors import DataError
 from ctm.runtime.outputs import staged_outputs
 from ctm.runtime.progress import track
 
-__all__ = ["DFC_IDS", "MARKER", "write_demo"]
+__all__ = ["DFC_IDS", "MARKER", "write_demo", "write_demo_scene"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ MAX_CLASSES = 4
 GAIN = 0.3
 TEXTURE = 0.12
 NOISE = 0.12
+SIZE = 64
+"""Height and width of a scene in pixels."""
 REGION_SHARE = 0.2
 """Deviation of the smoothing kernel as a fraction of the scene's side."""
 FOLDER_SUFFIX = {"train": "0", "val": "validation"}
@@ -40,7 +42,7 @@ FOLDER_SUFFIX = {"train": "0", "val": "validation"}
 PIXEL_METRES = 10.0
 
 
-def write_demo(root: Path, *, train: int = 800, val: int = 200, size: int = 64, seed: int = 0) -> None:
+def write_demo(root: Path, *, train: int = 800, val: int = 200, size: int = SIZE, seed: int = 0) -> None:
     """Writes the demo data set to ``root``, whole or not at all; does nothing where it is there already.
 
     The same settings give the same bytes. A demo with other settings is replaced.
@@ -67,10 +69,24 @@ def write_demo(root: Path, *, train: int = 800, val: int = 200, size: int = 64, 
         (staged["demo"] / MARKER).write_text(settings, encoding="utf-8")
 
 
+def write_demo_scene(path: Path, *, size: int = 1024, seed: int = 0) -> None:
+    """Writes one large scene with all eight classes, as a GeoTIFF of float32 that a model of the demo can predict.
+
+    Args:
+        path: file to write; one that is there is replaced.
+        size: height and width in pixels.
+        seed: seed of the demo whose land cover it shows.
+    """
+    rng = np.random.default_rng([seed, len(SEASONS), 0])
+    classes = _regions(rng, len(DFC_IDS), size=size, share=REGION_SHARE * SIZE / size)
+    rasters = _rasters(classes, _image(rng, classes, signatures=_signatures(seed)))
+    with staged_outputs({"scene": path}) as staged:
+        scene = np.concatenate([rasters["s2"], rasters["s1"]]).astype(np.float32)
+        _write_raster(staged["scene"], scene, place=(0, 0))
+
+
 def _write_scenes(root: Path, counts: Mapping[str, int], *, size: int, seed: int) -> None:
-    # Scenes use [seed, 0 or 1, patch]. [seed] alone would be the first scene's stream: numpy pads seeds with zeros.
-    rng = np.random.default_rng([seed, len(counts)])
-    signatures = rng.uniform(0.05, 0.6, size=(len(DFC_IDS), BANDS["s2"] + BANDS["s1"]))
+    signatures = _signatures(seed)
     root.mkdir(parents=True)
     for split_number, (split, count) in enumerate(counts.items()):
         season = SEASONS[split]
@@ -94,29 +110,47 @@ def _rasters(classes: NDArray[np.intp], image: NDArray[np.float64]) -> dict[str,
     }
 
 
+def _signatures(seed: int) -> NDArray[np.float64]:
+    """The spectrum of each class, (8, 15)."""
+    # Scenes use [seed, 0 or 1, patch]. [seed] alone would be the first scene's stream: numpy pads seeds with zeros.
+    rng = np.random.default_rng([seed, 2])
+    return rng.uniform(0.05, 0.6, size=(len(DFC_IDS), BANDS["s2"] + BANDS["s1"]))
+
+
 def _scene(
     rng: np.random.Generator, *, size: int, signatures: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Classes (H, W) as rows of ``signatures``, and the image (15, H, W) in 0..1."""
-    number = rng.integers(1, MAX_CLASSES, endpoint=True)
-    chosen = rng.choice(len(signatures), size=number, replace=False)
-    regions = _smooth(rng.standard_normal((number, size, size))).argmax(axis=0)
-    classes = chosen[regions]
+    number = int(rng.integers(1, MAX_CLASSES, endpoint=True))
+    classes = _regions(rng, number, size=size, share=REGION_SHARE)
+    return classes, _image(rng, classes, signatures=signatures)
+
+
+def _regions(rng: np.random.Generator, number: int, *, size: int, share: float) -> NDArray[np.intp]:
+    """``number`` of the classes in smooth random regions, (H, W)."""
+    chosen = rng.choice(len(DFC_IDS), size=number, replace=False)
+    regions: NDArray[np.intp] = chosen[_smooth(rng.standard_normal((number, size, size)), share=share).argmax(axis=0)]
+    return regions
+
+
+def _image(
+    rng: np.random.Generator, classes: NDArray[np.intp], *, signatures: NDArray[np.float64]
+) -> NDArray[np.float64]:
     image = signatures[classes].transpose(2, 0, 1)  # (15, H, W)
     image *= rng.uniform(1 - GAIN, 1 + GAIN, size=(len(image), 1, 1))
-    image *= 1 + TEXTURE * rng.standard_normal((1, size, size))
+    image *= 1 + TEXTURE * rng.standard_normal((1, *classes.shape))
     image += NOISE * rng.standard_normal(image.shape)
-    return classes, np.clip(image, 0, 1)
+    return np.clip(image, 0, 1)
 
 
-def _smooth(fields: NDArray[np.float64]) -> NDArray[np.float64]:
+def _smooth(fields: NDArray[np.float64], *, share: float) -> NDArray[np.float64]:
     """Gaussian smoothing of fields (K, H, W), each brought to mean 0 and deviation 1; edges wrap around.
 
     With one mean and deviation for all, every class of a scene gets a comparable share of it.
     """
     size = fields.shape[-1]
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
-    kernel = np.exp(-2 * (np.pi * REGION_SHARE * size) ** 2 * (rows**2 + columns**2))
+    kernel = np.exp(-2 * (np.pi * share * size) ** 2 * (rows**2 + columns**2))
     kernel[0, 0] = 0  # the mean
     smooth: NDArray[np.float64] = np.fft.irfft2(np.fft.rfft2(fields) * kernel, s=(size, size))
     smooth /= smooth.std(axis=(1, 2), keepdims=True)
