@@ -89,7 +89,7 @@ def preprocess_command(raw: Path, place: Path, *, workers: int) -> list[str | Pa
     """``ctm preprocess`` as a command of its own, writing to ``place``."""
     ctm = Path(sys.executable).with_name("ctm")
     params = place / "params.yaml"
-    params.write_text(to_yaml(load_preset("msrc21", ["dataset.classes=null", "dataset.normalise=statistics"])))
+    params.write_text(to_yaml(load_preset("photographs", ["dataset.normalise=statistics"])))
     outputs = ["--shards", place / "out", "--contact-sheet", place / "sheet.png", "--metrics", place / "metrics.json"]
     return [
         *(ctm, "preprocess", "--params", params, "--raw", raw, *outputs, "--checkpoints", place / "checkpoints"),

@@ -114,8 +114,8 @@ def test_the_version_is_told():
 def test_init_writes_the_preset_with_its_changes(place: Path):
     assert succeed("init", "demo", "--set", "seed=5") == "wrote params.yaml from preset demo\n"
     assert load_params(Path("params.yaml")) == load_preset("demo", ["seed=5"])
-    succeed("init", "msrc21", "--output", "other/params.yaml")
-    assert load_params(place / "other/params.yaml") == load_preset("msrc21")
+    succeed("init", "photographs", "--output", "other/params.yaml")
+    assert load_params(place / "other/params.yaml") == load_preset("photographs")
 
 
 def test_init_replaces_a_file_only_when_told_to():

@@ -222,7 +222,7 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path):
 
 
 def test_an_unknown_preset_is_answered_with_the_closest_and_all():
-    with pytest.raises(ParamsError, match=r"no preset 'dmo': did you mean demo.*Presets: .*demo.*msrc21"):
+    with pytest.raises(ParamsError, match=r"no preset 'dmo': did you mean demo.*Presets: .*demo.*photographs"):
         load_preset("dmo")
 
 

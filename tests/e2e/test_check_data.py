@@ -51,7 +51,7 @@ def prepared(root: Path, preset: str, write: Callable[[Path], None], settings: M
 @pytest.fixture
 def tree(tmp_path: Path) -> Checkout:
     """A working folder with photographs."""
-    return prepared(tmp_path / "work", "msrc21", folder.write_folder, ANY_CLASSES)
+    return prepared(tmp_path / "work", "photographs", folder.write_folder, ANY_CLASSES)
 
 
 def test_good_data_give_a_table_and_nothing_is_written(tree: Checkout) -> None:

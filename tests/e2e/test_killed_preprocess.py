@@ -42,7 +42,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path, photographs: Path) -> subprocess.Popen[str]:
     """Starts preprocess with two workers in a process group of its own."""
     root.mkdir(exist_ok=True)
-    (root / "params.yaml").write_text(to_yaml(load_preset("msrc21", SETTINGS)), encoding="utf-8")
+    (root / "params.yaml").write_text(to_yaml(load_preset("photographs", SETTINGS)), encoding="utf-8")
     command = [Path(sys.executable).with_name("ctm"), "preprocess", "--raw", str(photographs), "--workers", "2"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True)

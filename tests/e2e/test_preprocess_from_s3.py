@@ -62,7 +62,7 @@ def test_after_the_server_was_killed_preprocess_goes_on_to_the_same_bytes(
     tree = photograph_tree(tmp_path / "tree")
     write_noise(tree.root / "noise", count=400)
     uri = s3_server.upload(f"e2e/killed{workers}", tree.root / "noise")
-    tree.run("ctm", "init", "msrc21", "--force", *SETTINGS)
+    tree.run("ctm", "init", "photographs", "--force", *SETTINGS)
     tree.run("ctm", "preprocess", "--raw", "noise", "--shards", "expected", "--metrics", "expected.json")
 
     command = ("ctm", "preprocess", "--raw", uri, "--workers", workers)

@@ -330,7 +330,7 @@ def folder_image(raw: Path, key: str) -> NDArray[Any]:
 
 
 FOLDER = Case(
-    preset="msrc21",
+    preset="photographs",
     write=folder.write_folder,
     keys={split: [name.replace(".", "_") for name in names] for split, names in folder.NAMES.items()},
     labels=lambda key: {folder.CLASSES[k] for k in folder_sides(key)},
