@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from ctm.data.classes import IGNORE, ClassTable
 from ctm.data.display import SHADES, font
 from ctm.data.shards import ShardFolder
+from ctm.errors import CtmError
 from ctm.evaluation.figures import class_colours, heat_overlay, mask_overlay, shown, swatches
 from ctm.evaluation.page import make_panels
 from ctm.evaluation.report import Panel
@@ -23,7 +25,7 @@ from ctm.models.segmenter import load_segmenter
 from ctm.params import load_params
 from ctm.pseudomasks.config import ExtractConfig
 
-__all__ = ["draw", "panels_of_run"]
+__all__ = ["draw", "main", "panels_of_run"]
 
 OUT = Path("docs/images/demo.png")
 ROWS = 3
@@ -99,7 +101,15 @@ def _cells(panel: Panel, colours: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     ]
 
 
-if __name__ == "__main__":
-    found = draw(*panels_of_run(Path("artifacts"), load_params(Path("params.yaml")).extract_pseudomasks))
+def main() -> None:
+    """Draws the picture of the run in this folder; an error that the user can mend is one message and exit code 1."""
+    try:
+        panels, classes = panels_of_run(Path("artifacts"), load_params(Path("params.yaml")).extract_pseudomasks)
+    except CtmError as error:
+        sys.exit(f"error: {error}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    found.point(SHADES * 3).save(OUT, optimize=True)
+    draw(panels, classes).point(SHADES * 3).save(OUT, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
