@@ -87,9 +87,9 @@ def fetch(run: Any, into: Path, *, root: str | None = None) -> Record:
     place = _artifact_root(run, root)
     evaluation = _evaluation(place, run)
     text = evaluation.read("manifest")
-    manifest = _json(text, evaluation.place("manifest"))
+    inputs = _inputs(text, evaluation.place("manifest"))
     outputs = {name: into / file for name, file in FILES.items()}
-    source = _source_manifest(manifest)
+    source = _source_manifest(inputs)
     if source:
         outputs["source"] = into / SOURCE[1]
     outputs[MODEL] = model
@@ -98,7 +98,7 @@ def fetch(run: Any, into: Path, *, root: str | None = None) -> Record:
         staged["manifest"].write_bytes(text)
         if source:
             staged["source"].write_bytes(source)
-        _download(manifest, staged[MODEL])
+        _download(inputs[MODEL], staged[MODEL])
     return Record(list(outputs.values()), model, outputs["metrics"])
 
 
@@ -161,13 +161,9 @@ def _evaluation(place: str, run: Any) -> Tree:
     return _open(f"{place}/{TASK}/{found[0]}")
 
 
-def _download(manifest: Mapping[str, Any], target: Path) -> None:
+def _download(model: Mapping[str, str], target: Path) -> None:
     """Copies the model that was evaluated, which an earlier run may have trained."""
-    try:
-        path, expected = manifest["inputs"][MODEL]["path"], manifest["inputs"][MODEL]["sha256"]
-    except (KeyError, TypeError):
-        raise PipelineError(f"the manifest of {TASK} names no {MODEL}: it is not one of this pipeline.") from None
-    tree = _open(_uri(path))
+    tree, expected = _open(_uri(model["path"])), model["sha256"]
     logger.info("bringing the %s from %s", MODEL, tree.uri)
     for name in _files(tree, f"the {MODEL} that was evaluated is no longer in {tree.uri}: {NO_CACHE}."):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -189,9 +185,9 @@ def _files(tree: Tree, missing: str) -> list[str]:
         raise PipelineError(missing) from error
 
 
-def _source_manifest(manifest: Mapping[str, Any]) -> bytes | None:
+def _source_manifest(inputs: Mapping[str, Mapping[str, str]]) -> bytes | None:
     """The manifest of the task that read the raw data, beside the shards; None where it is not kept."""
-    shards = manifest["inputs"].get(SOURCE[0])
+    shards = inputs.get(SOURCE[0])
     if shards is None:
         return None
     try:
@@ -200,11 +196,16 @@ def _source_manifest(manifest: Mapping[str, Any]) -> bytes | None:
         return None
 
 
-def _json(text: bytes, place: str) -> Any:
+def _inputs(text: bytes, place: str) -> Mapping[str, Mapping[str, str]]:
+    """What was evaluated, as a manifest says it: paths and digests, the model's among them."""
     try:
-        return json.loads(text)
+        manifest = json.loads(text)
     except ValueError as error:
         raise PipelineError(f"{place} is no JSON: {error}") from None
+    inputs = manifest.get("inputs") if isinstance(manifest, dict) else None
+    if not isinstance(inputs, dict) or not {"path", "sha256"} <= set(inputs.get(MODEL) or ()):
+        raise PipelineError(f"{place} names no {MODEL} that was evaluated: it is not of this pipeline.")
+    return inputs
 
 
 def _open(uri: str) -> Tree:

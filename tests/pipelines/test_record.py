@@ -242,7 +242,10 @@ def test_what_ctm_did_not_write_is_not_replaced(tree: Tree, local: Artifacts, re
         (lambda found: found.evaluate("e7", METRICS), "has 2 evaluations, as a sweep has"),
         (lambda found: (found.folder / EVALUATION / "manifest").unlink(), "has no evaluation that has ended"),
         (lambda found: write(found.folder / EVALUATION, {"manifest": b"{"}), f"{EVALUATION}/manifest is no JSON"),
-        (lambda found: write(found.folder / EVALUATION, {"manifest": b'{"inputs": {}}'}), "names no segmenter"),
+        *(
+            (lambda found, text=text: write(found.folder / EVALUATION, {"manifest": text}), "names no segmenter")
+            for text in (b"[]", b"{}", b'{"inputs": {"segmenter": null}}')
+        ),
         (
             lambda found: (found.folder / TRAINED).rename(found.folder / "elsewhere"),
             f"artifacts/{TRAINED}: submit it again with --no-cache",
