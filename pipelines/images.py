@@ -26,18 +26,27 @@ def choose_images(given: Iterable[str], *, allow_tags: bool = False) -> dict[str
         PipelineError: a stage has no image, an image is named by tag, or a name is unknown.
     """
     chosen: dict[str, str] = {}
-    for option in sorted(given, key=_width):  # the sort is stable: the later one of a width stays later
+    for option in given:
         target, reference = _split(option)
-        stages = _stages(target, option)
+        if target not in (valid := ["", *Profile, *STAGES]):
+            raise PipelineError(
+                f"--image {option}: {target!r} is no stage of this pipeline. Valid: {', '.join(valid[1:])}."
+            )
         if problem := check_image(reference, allow_tags=allow_tags):
             raise PipelineError(f"--image {option}: {problem} (--allow-tags).")
-        chosen |= dict.fromkeys(stages, reference)
-    if missing := [name for name in STAGES if name not in chosen]:
+        chosen[target] = reference
+    images = {
+        name: chosen[target]
+        for name, stage in STAGES.items()
+        for target in ("", stage.profile, name)  # the narrower comes later and wins
+        if target in chosen
+    }
+    if missing := [name for name in STAGES if name not in images]:
         raise PipelineError(
             f"no image for {', '.join(missing)}: give --image REF for all stages, --image cpu=REF and gpu=REF, or "
             f"--image {missing[0]}=REF."
         )
-    return chosen
+    return images
 
 
 def check_image(reference: str, *, allow_tags: bool) -> str | None:
@@ -56,20 +65,3 @@ def _split(option: str) -> tuple[str, str]:
     """For whom, and which image."""
     target, equals, reference = option.rpartition("=")
     return (target.strip().replace("-", "_") if equals else ""), reference.strip()
-
-
-def _width(option: str) -> int:
-    """All stages, then those of a profile, then single ones."""
-    target = _split(option)[0]
-    return 0 if not target else 1 if target in set(Profile) else 2
-
-
-def _stages(target: str, option: str) -> list[str]:
-    if not target:
-        return list(STAGES)
-    if target in set(Profile):
-        return [name for name, stage in STAGES.items() if stage.profile == target]
-    if target not in STAGES:
-        valid = ", ".join([*map(str, Profile), *STAGES])
-        raise PipelineError(f"--image {option}: {target!r} is no stage of this pipeline. Valid: {valid}.")
-    return [target]
