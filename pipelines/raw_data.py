@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = [
     "raw_data_digest",
     "raw_data_digests",
 ]
+
+logger = logging.getLogger("ctm.pipelines.raw_data")  # below `ctm`, whose log the command line shows
 
 RECORDED = (Path("models/preprocess.manifest.json"), Path("models/evaluate.manifest.json"))
 """The manifests that `record` writes."""
@@ -107,6 +110,7 @@ def check_pushed(root: str) -> None:
     file = None if is_remote(root) else dvc_file(root)
     if file is None:
         return
+    logger.info("asking DVC's remote for %s", root)
     allow = "or give --allow-unpushed."
     if changed := _dvc_status(file):
         raise PipelineError(f"{root} is not what {file} says ({changed}): `dvc add {file.with_suffix('')}`, {allow}")

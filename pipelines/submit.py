@@ -111,7 +111,6 @@ def prepare(request: Request, *, name: str | None = None, scheduled: bool = Fals
     raw = cluster_path(params.dataset.root, request.raw)
     _check_places(request, params)
     if not request.allow_unpushed:
-        logger.info("asking DVC's remote for the raw data")
         check_pushed(params.dataset.root)
     raw_data = request.raw_hash or ""
     if not raw_data and not scheduled:
