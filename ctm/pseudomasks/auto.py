@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,24 +18,9 @@ from ctm.pseudomasks.recipes import needs_patch_head, recipe_config, without_pat
 from ctm.pseudomasks.samples import masks_of, spread
 from ctm.stage import Metrics
 
-__all__ = ["Choice", "choose"]
+__all__ = ["choose"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen, and why.
-
-    Attributes:
-        recipe: the chosen entry of ``extract_pseudomasks.auto``.
-        config: the extraction with the recipe's strategy, assignment and refinement.
-        scores: of each recipe that was tried: see ``label_free_scores``.
-    """
-
-    recipe: str
-    config: ExtractConfig
-    scores: dict[str, Metrics]
 
 
 def choose(
@@ -48,7 +32,7 @@ def choose(
     config: ExtractConfig,
     device: torch.device,
     workers: int = 0,
-) -> Choice:
+) -> tuple[str, dict[str, Metrics]]:
     """Chooses among the recipes of ``config.auto`` by their label-free scores; of equals the first.
 
     Args:
@@ -59,6 +43,9 @@ def choose(
         config: the extraction; ``auto_images`` evenly spread samples are looked at.
         device: where the model runs.
         workers: processes that decode images.
+
+    Returns:
+        The chosen recipe, and the scores of each that was tried: see ``label_free_scores``.
 
     Raises:
         ModelError: every recipe needs a patch head, and the model has none.
@@ -73,7 +60,7 @@ def choose(
     scores = label_free_scores(regions, indices, batch_size=config.batch_size, **work)
     recipe = best_recipe(scores)
     logger.info("auto chooses %s by %d images without truth: %s", recipe, len(indices), _listed(scores))
-    return Choice(recipe, recipe_config(recipe, config), scores)
+    return recipe, scores
 
 
 def _possible(config: ExtractConfig, model: ClassTokenViT) -> list[str]:

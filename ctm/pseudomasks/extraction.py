@@ -24,6 +24,7 @@ from ctm.pseudomasks.mask_shards import EncodedMask, end_masks, write_masks
 from ctm.pseudomasks.masks import check_fill, decide
 from ctm.pseudomasks.parts import CHOSEN, TOKENS, share_of
 from ctm.pseudomasks.readings import Reading, read_split, together
+from ctm.pseudomasks.recipes import recipe_config
 from ctm.pseudomasks.token_choice import choose_tokens
 from ctm.runtime.context import WHOLE, Part
 from ctm.runtime.outputs import remove
@@ -67,15 +68,15 @@ class Extraction:
         about, settings = config.model_dump(mode="json"), config
         work: dict[str, Any] = {"classes": self.data.classes, "device": self.device, "workers": self.workers}
         if config.strategy == "auto":
-            choice = choose(self.model, self.data.split("train"), self.inputs, config=config, **work)
-            settings = choice.config
-            about[CHOSEN] = {"recipe": choice.recipe, "scores": choice.scores}
+            recipe, scores = choose(self.model, self.data.split("train"), self.inputs, config=config, **work)
+            settings = recipe_config(recipe, config)
+            about[CHOSEN] = {"recipe": recipe, "scores": scores}
         of_split: dict[str, ExtractConfig] = dict.fromkeys(settings.splits, settings)
         if settings.tokens == "candidates":
             for name in settings.splits:
-                tokens = choose_tokens(self.model, self.data.split(name), self.inputs, config=settings, **work)
-                of_split[name] = tokens.config
-                about.setdefault(TOKENS, {})[name] = tokens.metrics
+                split = self.data.split(name)
+                of_split[name], used = choose_tokens(self.model, split, self.inputs, config=settings, **work)
+                about.setdefault(TOKENS, {})[name] = used
         return Plan(settings, of_split, about)
 
     def write(self, folder: Path, plan: Plan, part: Part) -> Metrics:

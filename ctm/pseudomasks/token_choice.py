@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ctm.pseudomasks.masks import extract_pseudomasks
 from ctm.pseudomasks.samples import spread
 from ctm.stage import Metrics
 
-__all__ = ["TokenChoice", "choose_tokens"]
+__all__ = ["choose_tokens"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,29 +22,9 @@ CHECKED = 32
 """Images whose masks are made both ways."""
 
 
-@dataclass(frozen=True)
-class TokenChoice:
-    """Which tokens the masks of a split are made from, and why.
-
-    Attributes:
-        config: the extraction, whose ``tokens`` are those to use.
-        difference: fraction of the pixels that differ between the two ways (0..1); None if there is no image.
-        images: how many were compared.
-    """
-
-    config: ExtractConfig
-    difference: float | None
-    images: int
-
-    @property
-    def metrics(self) -> Metrics:
-        """What the split's metrics say of it."""
-        return {"used": self.config.tokens, "difference": self.difference, "images": self.images}
-
-
 def choose_tokens(
     model: ClassTokenViT, split: Split, *args: Any, config: ExtractConfig, **settings: Any
-) -> TokenChoice:
+) -> tuple[ExtractConfig, Metrics]:
     """Makes the masks of some images both ways, and takes all tokens if more of them than the tolerance differs.
 
     Args:
@@ -54,6 +33,10 @@ def choose_tokens(
         args: the other positional arguments of ``extract_pseudomasks``.
         config: the extraction, with ``tokens: candidates``.
         settings: the other arguments of ``extract_pseudomasks``.
+
+    Returns:
+        The extraction, whose ``tokens`` are those to use, and why: ``used``; ``difference``, the fraction of the pixels
+        that differ between the two ways (0..1), None if there is no image; and how many ``images`` were compared.
     """
     indices = spread(len(split), CHECKED)
     ways = [
@@ -72,7 +55,8 @@ def choose_tokens(
         differing += int(np.count_nonzero(one.mask != other.mask))
         pixels += one.mask.size
     difference = differing / pixels if pixels else None
-    return TokenChoice(_within(config, difference, split=split.name, images=len(indices)), difference, len(indices))
+    found = _within(config, difference, split=split.name, images=len(indices))
+    return found, {"used": found.tokens, "difference": difference, "images": len(indices)}
 
 
 def _within(config: ExtractConfig, difference: float | None, *, split: str, images: int) -> ExtractConfig:
