@@ -1,6 +1,6 @@
 """From the classifier to pseudo-masks: maps, refinement, assignment, shards.
 
-Top to bottom, each importing those below it, as a sample passes through them from the last to the first:
+Top to bottom, each importing those below it; an image goes from the classifier to its mask from the bottom up:
 
 * ``extraction``: all masks of a data set, by one process or several; ``ahead`` lets threads finish one batch while the
   model reads the next. Before it ``auto`` chooses a recipe, by ``quality``, and ``token_choice`` the class tokens.
