@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ctm.stage import Config
 
-__all__ = ["OPTIONS", "AugmentConfig", "DatasetConfig", "Format", "PreprocessConfig"]
+__all__ = ["AugmentConfig", "DatasetConfig", "Format", "PreprocessConfig"]
 
 
 Format = Literal["folder", "dfc2020", "endotect", "ade20k", "voc2012", "coco2014"]

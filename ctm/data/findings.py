@@ -10,7 +10,7 @@ from ctm.data.datasets.reader import Problem, RawDataset
 from ctm.data.decoding import Decoded
 from ctm.stage import Metrics
 
-__all__ = ["SplitFindings", "all_problems", "balance", "findings_lines", "shortened", "split_metrics"]
+__all__ = ["SplitFindings", "all_problems", "findings_lines", "shortened", "split_metrics"]
 
 FEW = 10
 """Classes without an image that are named."""
@@ -64,12 +64,12 @@ def split_metrics(findings: SplitFindings, names: Sequence[str]) -> Metrics:
         "with_truth": findings.with_truth,
         "skipped": len(findings.problems),
         "labels_per_sample": sum(labels.values()) / max(findings.samples, 1),
-        "imbalance": balance(labels),
+        "imbalance": _balance(labels),
         "classes": labels,
     }
 
 
-def balance(labels: Mapping[str, int]) -> float | None:
+def _balance(labels: Mapping[str, int]) -> float | None:
     """How many times more samples the most frequent class has than the rarest; None where a class has no sample."""
     rarest = min(labels.values(), default=0)
     return max(labels.values()) / rarest if rarest else None

@@ -13,8 +13,8 @@ from ctm.runtime.digest import digest_artifact
 
 
 def test_a_second_run_writes_the_same_bytes(pipeline: Any, tmp_path: Path):
+    first, second = pipeline.path("preprocess", "shards"), tmp_path / "artifacts/shards"
     pipeline.run("preprocess", tmp_path)
-    first, second = (root / "artifacts/shards" for root in (pipeline.root, tmp_path))
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
     assert pipeline.manifest("preprocess")["outputs"]["shards"]["sha256"] == digest_artifact(second)
 

@@ -18,7 +18,7 @@ from ctm.data.sample import Sample, decode_mask
 from ctm.errors import DataError
 from ctm.runtime.storage import Tree
 
-__all__ = ["DecodeMasked", "Encoding", "recognised_encoding"]
+__all__ = ["DecodeMasked", "recognised_encoding"]
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,6 @@ __all__ = [
     "FULL_SCALE",
     "LOWEST_DB",
     "SEASONS",
-    "TRAIN_IDS",
     "open_dfc2020",
     "stored_image",
 ]

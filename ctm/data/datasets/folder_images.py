@@ -28,7 +28,6 @@ __all__ = [
     "STORED_TYPES",
     "SUFFIXES",
     "FolderDecode",
-    "ImageKind",
     "find_kind",
     "stored_values",
 ]
