@@ -19,7 +19,6 @@ from ctm.data.config import DatasetConfig
 from ctm.data.datasets import coco_masks
 from ctm.data.datasets.coco2014 import open_coco2014
 from ctm.data.datasets.coco_classes import CATEGORY_IDS, CLASS_NAMES
-from ctm.data.sample import decode_image
 from ctm.errors import DataError
 from ctm.params import load_preset
 from ctm.runtime.storage import open_tree
@@ -198,15 +197,6 @@ def test_polygons_may_leave_the_image(root: Path) -> None:
     mask = read(JSON, root, "train", N9).mask
     assert mask is not None
     np.testing.assert_array_equal(mask == 17, np.repeat(np.arange(33) >= 30, 40).reshape(33, 40))
-
-
-def test_greyscale_jpegs_are_stored_as_they_are(root: Path) -> None:
-    key = stem("train", 25)
-    sample = read(JSON, root, "train", key)
-    assert sample.image == (root / "train2014" / f"{key}.jpg").read_bytes()
-    with Image.open(root / "train2014" / f"{key}.jpg") as image:
-        assert image.mode == "L"
-    assert decode_image(sample.image, sample.extension).shape == (3, 29, 40)
 
 
 SEGMENTATIONS = {

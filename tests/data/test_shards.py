@@ -209,15 +209,6 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-def test_reading_and_writing_shards_work_without_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "import ctm.data.shards, ctm.data.datasets.demo, ctm.data.unpack, ctm.data.inputs"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_model_learns_what_the_images_of_the_train_split_are(shards: ShardFolder) -> None:
     inputs = shards.input_spec((32, 48))
     assert inputs == InputSpec(

@@ -38,8 +38,8 @@ def store(place: str) -> CheckpointStore:
     return new_store(place)
 
 
-def new_store(place: str) -> CheckpointStore:
-    store = open_checkpoints(place, KEY)[1]
+def new_store(place: str, run: str = KEY) -> CheckpointStore:
+    store = open_checkpoints(place, run)[1]
     assert store is not None
     return store
 
@@ -88,8 +88,7 @@ def test_a_place_in_s3_has_a_working_folder_and_makes_no_request_before_it_is_us
 
 def test_the_bucket_alone_is_a_place(s3_server, tmp_path):
     run = f"train_classifier/{uuid.uuid4().hex[:16]}"
-    store = open_checkpoints(f"s3://{s3_server.bucket}", run)[1]
-    assert store is not None
+    store = new_store(f"s3://{s3_server.bucket}", run)
     store.open()
     write(tmp_path / "last.ckpt")
     store.put(tmp_path / "last.ckpt")
@@ -267,8 +266,7 @@ def test_a_server_that_is_down_is_an_error_and_what_was_kept_before_still_is(sto
 
 def test_the_end_removes_this_run_and_no_other(store, place, s3_server, tmp_path):
     write(tmp_path / "last.ckpt")
-    other = open_checkpoints(place, f"{KEY}0")[1]
-    assert other is not None
+    other = new_store(place, f"{KEY}0")
     for one in (store, other):
         one.open()
         one.put(tmp_path / "last.ckpt")
