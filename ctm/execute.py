@@ -16,6 +16,7 @@ from typing import Any
 import ctm
 from ctm.errors import ArtifactError, ParamsError
 from ctm.fingerprint import fingerprint, library_versions
+from ctm.metrics import figure
 from ctm.runtime.checkpoint_store import WORKING_FOLDER, end_checkpoints, open_checkpoints
 from ctm.runtime.context import SINGLE, WHOLE, Context, Device, Launch, Part
 from ctm.runtime.digest import damaged_file, digest_artifact
@@ -143,7 +144,8 @@ def execute(
         staged["manifest"].write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     end_checkpoints(checkpoints, store)
     places = ", ".join(str(path) for path in outputs.values())
-    logger.info("%s: wrote %s in %.0f s", stage.command, places, time.perf_counter() - clock)
+    figures = "".join(f"; {name} {value:.4g}" for name in stage.shown if (value := figure(metrics, name)) is not None)
+    logger.info("%s: wrote %s in %.0f s%s", stage.command, places, time.perf_counter() - clock, figures)
     return metrics
 
 

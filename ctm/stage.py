@@ -93,6 +93,7 @@ class Stage:
         profile: what the stage needs.
         divisible: whether the stage can run in parts (``context.part``) that a stage with a ``Parts`` input joins.
         distributed: whether the stage can run as several processes (``context.launch``), of which the first writes.
+        shown: metrics, such as ``segmenter.val.miou``, that the screen shows at the end, where there are any.
         resumable: whether the stage keeps its state in ``context.checkpoints``, so that a run that was ended goes on.
     """
 
@@ -103,6 +104,7 @@ class Stage:
     inputs: Mapping[str, Source | Ref | Parts]
     outputs: Mapping[str, Output]
     profile: Profile
+    shown: tuple[str, ...] = ()
     divisible: bool = False
     distributed: bool = False
     resumable: bool = False

@@ -9,7 +9,7 @@ from datetime import datetime
 from ctm.evaluation.comparison import Column, Row
 from ctm.evaluation.spread import Spread
 from ctm.evaluation.style import NONE, value
-from ctm.evaluation.summary import figure
+from ctm.metrics import figure
 from pipelines.experiments import SEED, Experiment, grouped, last_error, rows, shared_values, varied, word
 from pipelines.portable import portable
 from pipelines.table8 import LAMBDA

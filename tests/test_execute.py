@@ -50,6 +50,7 @@ STAGE = Stage(
     inputs={"raw": Source("dataset.root"), "text": Ref("write_text", "text")},
     outputs={"result": Output(Kind.DATASET, "result"), "page": Output(Kind.REPORT, "page.html")},
     profile=Profile.CPU,
+    shown=("train.length", "val.length"),
 )
 
 
@@ -94,6 +95,12 @@ def test_outputs_metrics_and_manifest_are_written(place: Path):
     }
     assert json.loads(Path("metrics/repeat_text.json").read_text()) == {"train": {"length": 4}, "runs": 1}
     assert manifest_path(Path("metrics/repeat_text.json")) == Path("metrics/repeat_text.manifest.json")
+
+
+def test_the_screen_shows_the_figures_that_the_stage_names_where_there_are_any(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="ctm")
+    go()
+    assert re.search(r"wrote out/result, out/page.html in \d+ s; train.length 4$", caplog.text, re.M)
 
 
 def test_the_manifest_tells_what_the_run_was_made_of():
@@ -242,7 +249,7 @@ JOIN = Stage(
     config=CountConfig,
     run=join,
     inputs={"text": Ref("write_text", "text"), "pieces": Parts("write_pieces", "piece")},
-    outputs={"whole": Output(Kind.REPORT, "whole")},
+    outputs={"whole": Output(Kind.REPORT, "whole.txt")},
     profile=Profile.CPU,
     divisible=True,
 )

@@ -34,7 +34,7 @@ def gate(
 ) -> None:
     """Say whether a run is good enough (evaluate.gate); exit code 1 if it is not."""
     from ctm.evaluation.gate import check_gate, gate_table, metrics_at
-    from ctm.evaluation.summary import read_metrics
+    from ctm.metrics import read_metrics
 
     if against and baseline:
         raise ParamsError("--against and --baseline both name what to compare with: give one of them.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ctm.errors import ParamsError
 from ctm.evaluation.spread import Spread, spread
 from ctm.evaluation.style import render
-from ctm.evaluation.summary import figure, figure_names, read_metrics
+from ctm.metrics import figure, figure_names, read_metrics
 from ctm.stage import Metrics
 
 __all__ = [

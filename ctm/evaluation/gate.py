@@ -10,7 +10,7 @@ from pathlib import Path
 from ctm.errors import ParamsError
 from ctm.evaluation.config import QualityGateConfig
 from ctm.evaluation.style import NONE, value
-from ctm.evaluation.summary import figure, figure_names, parse_metrics
+from ctm.metrics import figure, figure_names, parse_metrics
 from ctm.runtime.provenance import git
 from ctm.stage import Metrics
 

@@ -144,4 +144,5 @@ STAGE = Stage(
         "confusion": Output(Kind.CONFUSION, "report/confusion.json"),
     },
     profile=Profile.GPU,
+    shown=("classifier.val.map", "pseudomasks.train.miou", "segmenter.val.miou"),
 )

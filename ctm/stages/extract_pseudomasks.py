@@ -63,6 +63,7 @@ STAGE = Stage(
     inputs={"shards": Ref("preprocess", "shards"), "pruned": Ref("prune_heads", "pruned")},
     outputs={"pseudomasks": Output(Kind.DATASET, "artifacts/pseudomasks")},
     profile=Profile.GPU,
+    shown=("train.coverage", "val.coverage"),
     divisible=True,
     distributed=True,
 )

@@ -77,4 +77,5 @@ STAGE = Stage(
     inputs={"shards": Ref("preprocess", "shards"), "classifier": Ref("train_classifier", "classifier")},
     outputs={"pruned": Output(Kind.MODEL, "artifacts/pruned")},
     profile=Profile.GPU,
+    shown=("heads_kept", "heads"),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctm.errors import ArtifactError
-from ctm.evaluation.summary import figure, figure_names, parse_metrics, read_metrics
+from ctm.metrics import figure, figure_names, parse_metrics, read_metrics
 
 METRICS: dict[str, Any] = {
     "heads": {"sparsity": 0.25, "kept": 6},
