@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from kfp.components import load_component_from_file
 
 from ctm.params import Params, load_params
-from ctm.stage import Config, Kind, Metrics, Output, Source
+from ctm.stage import Config, Kind, Metrics, Output, Ref, Source
 from ctm.stages import JOINS, STAGES
 from pipelines.build import PIPELINES, generated_files
 from pipelines.check import check_package
@@ -112,3 +113,14 @@ def test_every_input_from_outside_is_a_parameter_in_both(repository: Path):
                 assert f"${{{source.param}}}" in stages[name]["deps"]
                 given = spec["root"]["dag"]["tasks"][stage.command]["inputs"]["parameters"][port]
                 assert given == {"componentInputParameter": port}
+
+
+def test_the_picture_of_the_pipeline_in_the_readme_has_the_edges_of_the_stages(repository: Path):
+    drawn = re.findall(r"^    (\w+) -->\|(\w+)\| (\w+)$", (repository / "README.md").read_text(encoding="utf-8"), re.M)
+    edges = [
+        (source.stage, source.port, stage.name)
+        for stage in STAGES.values()
+        for source in stage.inputs.values()
+        if isinstance(source, Ref)
+    ]
+    assert drawn == edges
