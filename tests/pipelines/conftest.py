@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from ctm.params import load_preset, to_yaml
+from ctm.params import Params, load_preset, to_yaml
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow_server
 
 pytest.importorskip("kfp", reason="needs the extra 'kfp'")
@@ -70,6 +70,12 @@ def make_tree(root: Path, *, overrides: tuple[str, ...] = ()) -> Tree:
     tree.dvc("push", "--quiet")
     tree.commit("start")
     return tree
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The parameters of the demo."""
+    return load_preset("demo")
 
 
 @pytest.fixture(autouse=True)

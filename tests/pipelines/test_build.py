@@ -22,11 +22,6 @@ LOOP = "comp-for-loop-1"
 
 
 @pytest.fixture(scope="module")
-def params() -> Params:
-    return load_preset("demo")
-
-
-@pytest.fixture(scope="module")
 def profile() -> ClusterProfile:
     return load_profile("nvidia")
 

@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec, PlatformSpec
 
-from ctm.params import Params, load_preset
+from ctm.params import Params
 from ctm.stage import Profile
 from ctm.stages import STAGES
 from pipelines.build import PIPELINES, compile_text
@@ -23,11 +23,6 @@ from pipelines.profiles import PROFILES, load_profile, load_trainjob
 CLUSTERS = list(yaml.safe_load(PROFILES.read_text(encoding="utf-8"))["clusters"])
 GPU_STAGES = [name for name, stage in STAGES.items() if stage.profile is Profile.GPU]
 CPU_STAGES = [name for name, stage in STAGES.items() if stage.profile is Profile.CPU]
-
-
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return load_preset("demo")
 
 
 class Compiled:

@@ -21,6 +21,7 @@ from ctm.stages import STAGES
 from pipelines.build import PIPELINES
 from pipelines.errors import PipelineError
 from pipelines.options import PipelineName
+from pipelines.profiles import load_profile
 from pipelines.request import Request
 from pipelines.server import Server
 from pipelines.submit import prepare, submit_job
@@ -59,6 +60,13 @@ def refuse(server: KubeflowServer, fail: Call) -> Call:
 @pytest.fixture(autouse=True)
 def quick_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipelines.wait, "POLL", 0.01)
+
+
+def own_profile(tree: Tree, **changes: Any) -> tuple[object, ...]:
+    """The options for a profile in a file of one's own, like nvidia but for the changes."""
+    file = tree.root.parent / "profiles.yaml"
+    file.write_text(yaml.safe_dump({"clusters": {"mine": load_profile("nvidia").model_dump() | changes}}))
+    return "--profile", "mine", "--profiles", file
 
 
 def dag_tasks(package: dict[str, Any]) -> dict[str, Any]:
@@ -117,10 +125,7 @@ def test_parameters_and_checkpoints_are_the_callers(tree: Tree, server: Kubeflow
 
 
 def test_a_file_of_profiles_takes_the_place_of_ours(tree: Tree, server: KubeflowServer, submit: Call):
-    ours = yaml.safe_load((Path(__file__).parents[2] / "pipelines" / "profiles.yaml").read_text())
-    mine = {"clusters": {"mine": {**ours["clusters"]["nvidia"], "service_account": "trainer"}}}
-    (tree.root.parent / "profiles.yaml").write_text(yaml.safe_dump(mine))
-    submit("--profile", "mine", "--profiles", tree.root.parent / "profiles.yaml")
+    submit(*own_profile(tree, service_account="trainer"))
     assert server.runs[0]["service_account"] == "trainer"
 
 
@@ -277,12 +282,8 @@ def test_what_no_cluster_could_run_is_refused(tree: Tree, refuse: Call, given: t
 
 
 def test_a_profile_that_the_cluster_would_refuse_is_refused(tree: Tree, refuse: Call):
-    ours = yaml.safe_load((Path(__file__).parents[2] / "pipelines" / "profiles.yaml").read_text())
-    needs = {**ours["clusters"]["nvidia"]["cpu"], "memory_request": "64Gi"}
-    mine = {"clusters": {"mine": {**ours["clusters"]["nvidia"], "cpu": needs}}}
-    (tree.root.parent / "profiles.yaml").write_text(yaml.safe_dump(mine))
-    profiles = ("--profile", "mine", "--profiles", tree.root.parent / "profiles.yaml")
-    message = refuse("--image", IMAGE, *RAW, *profiles)
+    needs = load_profile("nvidia").cpu.model_copy(update={"memory_request": "64Gi"})
+    message = refuse("--image", IMAGE, *RAW, *own_profile(tree, cpu=needs.model_dump()))
     assert "the pipeline compiled for profile mine has faults" in message
     assert "memory request 64Gi is more than the limit 16Gi" in message
 
