@@ -2,7 +2,7 @@
 
 A map of the files; each uses those above it in its paragraph, and `cli` all of them:
 
-* The command: `cli` (the program, and how it ends), `commands/` (one file each), `options` (what several have).
+* The command: `cli` (how it ends), `commands/` (one file each), `options` (what several have), `errors`.
 * What is made: `images` (which container image a stage gets), `profiles` (what pods ask of a cluster), `build` (the
   pipelines and the generated files), `check` (faults of a compiled package), `trainjob` (a stage over several nodes).
 * What a run is made from: `working_tree` (git and DVC), `raw_data` (where they are, what names their contents).
