@@ -201,7 +201,7 @@ def _record_rows(record: ClassRows, queries: Tensor, *, keys: Tensor, gate: Tens
 def _add_affinity(record: PatchAffinity, queries: Tensor, *, keys: Tensor, gate: Tensor | None) -> None:
     """Adds the patch-to-patch part of each head's softmax, scaled queries and keys (B, H, N, d), to the record."""
     for head in range(queries.shape[1]):
-        rows = (queries[:, head, record.patches] @ keys[:, head].transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32)
+        rows = (queries[:, head, record.patches] @ keys[:, head].transpose(-2, -1)).softmax(dim=-1)
         rows = rows[:, :, record.patches] if gate is None else rows[:, :, record.patches] * gate[head]
         record.total = rows.clone() if record.total is None else record.total.add_(rows)
 

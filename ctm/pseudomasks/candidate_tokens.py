@@ -46,7 +46,7 @@ def candidate_maps(model: ClassTokenViT, images: Tensor, candidates: Tensor, con
     found = class_maps(model.restricted_to(chosen), images, torch.ones_like(chosen, dtype=torch.bool), config)
     maps = found.maps.new_zeros(batch, classes, *found.maps.shape[2:])
     maps[candidates] = found.maps.flatten(0, 1)
-    logits[candidates] = found.logits.flatten().to(logits.dtype)
+    logits[candidates] = found.logits.flatten()
     return ClassMaps(maps, logits, candidates)
 
 

@@ -76,6 +76,6 @@ def propagate(maps: Tensor, affinity: Tensor) -> Tensor:
         Maps of the same shape.
     """
     total = affinity.sum(dim=-1, keepdim=True)  # (B, P, 1)
-    flat = maps.flatten(2).transpose(1, 2).to(affinity.dtype)  # (B, P, C)
+    flat = maps.flatten(2).transpose(1, 2)  # (B, P, C)
     refined = torch.where(total > 0, affinity @ flat / total, flat)
     return refined.transpose(1, 2).reshape(maps.shape)

@@ -105,7 +105,7 @@ def _read(model: ClassTokenViT, batch: Batch, config: ExtractConfig, *, device: 
         if word in PIXEL_REFINEMENTS
         for image, maps, chosen in zip(images, found.maps, found.candidates, strict=True)
     ]
-    maps, candidates, logits = found.maps.float().cpu(), found.candidates.cpu(), found.logits.float().cpu()
+    maps, candidates, logits = found.maps.cpu(), found.candidates.cpu(), found.logits.cpu()
     for row, (index, size) in enumerate(zip(batch["index"].tolist(), batch["size"].tolist(), strict=True)):
         yield Reading(
             index=index,

@@ -48,7 +48,5 @@ def masks_of(
         config: the extraction, of a strategy other than auto.
         settings: the other arguments of ``extract_pseudomasks``.
     """
-    plain = config.model_copy(
-        update={"confidence": False, "tokens": "all"}
-    )  # the masks are looked at, not learned from
+    plain = config.model_copy(update={"confidence": False, "tokens": "all"})
     return extract_pseudomasks(model, split, inputs, config=plain, samples=indices, **settings)

@@ -22,4 +22,4 @@ def fused(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapConfi
     """
     maps, tokens = model.class_attention(images, start=first_block(model, config.blocks))
     scores = model.patch_scores(tokens, model.grid_of(images))
-    return of_candidates(maps.float() * scores.relu().float(), model.classify(tokens), choose)
+    return of_candidates(maps * scores.relu(), model.classify(tokens), choose)

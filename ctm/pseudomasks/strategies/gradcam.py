@@ -36,10 +36,10 @@ def gradcam(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapCon
             tokens = model.encode(tokens, start=block, stop=block + 1)
         logits = model.classify(tokens)
     candidates = choose(logits.detach())
-    maps = logits.new_zeros(*logits.shape, grid[0] * grid[1], dtype=torch.float32)
+    maps = logits.new_zeros(*logits.shape, grid[0] * grid[1])
     for kth, gradients in candidate_gradients(logits, candidates, entering):
         for block_input, gradient in zip(entering, gradients, strict=True):
-            weights = gradient[:, patches].float().mean(dim=1)  # (B, D)
-            scores = torch.einsum("bpd,bd->bp", block_input[:, patches].detach().float(), weights)
+            weights = gradient[:, patches].mean(dim=1)  # (B, D)
+            scores = torch.einsum("bpd,bd->bp", block_input[:, patches].detach(), weights)
             maps += kth[:, :, None] * scores.relu()[:, None]
     return ClassMaps(maps.reshape(*logits.shape, *grid), logits.detach(), candidates)

@@ -33,7 +33,7 @@ class ClassMaps:
 def of_candidates(maps: Tensor, logits: Tensor, choose: Choose) -> ClassMaps:
     """Keeps of all classes' maps, (B, C, h0, w0), those of the candidates."""
     candidates = choose(logits)
-    return ClassMaps(maps.float() * candidates[:, :, None, None], logits, candidates)
+    return ClassMaps(maps * candidates[:, :, None, None], logits, candidates)
 
 
 def first_block(model: ClassTokenViT, blocks: int | None) -> int:

@@ -31,7 +31,7 @@ def relevance(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapC
     with torch.enable_grad(), record_class_rows(model.attentions[first:], model.num_classes) as rows:
         logits = model.classify(model.encode(tokens, start=first))
     candidates = choose(logits.detach())
-    maps = logits.new_zeros(*logits.shape, grid[0] * grid[1], dtype=torch.float32)
+    maps = logits.new_zeros(*logits.shape, grid[0] * grid[1])
     # Without a head in these blocks there are no rows, and nothing is relevant.
     for kth, gradients in candidate_gradients(logits, candidates, rows):
         relevant = _positive_part(rows, gradients, model.patches_of(grid))
@@ -45,7 +45,7 @@ def relevance(model: ClassTokenViT, images: Tensor, choose: Choose, config: MapC
 def _positive_part(rows: list[Tensor], gradients: tuple[Tensor, ...], patches: slice) -> Tensor:
     """relu(attention * gradient) summed over blocks and heads, (B, C, P): a row for each class token."""
     products = [
-        (attention[..., patches] * gradient[..., patches]).relu().sum(dim=1, dtype=torch.float32)
+        (attention[..., patches] * gradient[..., patches]).relu().sum(dim=1)
         for attention, gradient in zip(rows, gradients, strict=True)
     ]
     return torch.stack(products).sum(dim=0)
