@@ -96,6 +96,20 @@ def tiny_params() -> Params:
 
 
 @pytest.fixture(scope="session")
+def changed(tiny_params: Params) -> Callable[..., Params]:
+    """The tiny parameters with other values: ``changed(seed=1, train_segmenter={"epochs": 1})``."""
+
+    def made(**values: Any) -> Params:
+        sections = {
+            name: getattr(tiny_params, name).model_copy(update=value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+        return tiny_params.model_copy(update=sections)
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def tiny_overrides() -> tuple[str, ...]:
     """What ``--set`` must say to make the preset demo tiny."""
     return TINY
@@ -126,15 +140,21 @@ def tiny_shards(pipeline: TinyPipeline) -> ShardFolder:
 
 @pytest.fixture
 def rewrite(tmp_path: Path) -> Callable[..., ShardFolder]:
-    """Copies a shard folder with its members changed: ``rewrite(shards, {"mask.png": None})`` leaves the truth out."""
+    """Copies a shard folder with its members changed: ``rewrite(shards, {"mask.png": None})`` leaves the truth out.
 
-    def rewritten(shards: ShardFolder, change: dict[str, bytes | None], *, name: str = "rewritten") -> ShardFolder:
+    A function of split, index and members gives those of each sample, or None to leave the sample out.
+    """
+
+    def rewritten(shards: ShardFolder, change: Any, *, name: str = "rewritten") -> ShardFolder:
         entries = {}
         for split in map(shards.split, shards.splits):
             with ShardWriter(tmp_path / name, split.name, classes=shards.classes) as writer:
                 for index, key in enumerate(split.keys):
                     old = {member: split.read(index, member) for member in split.members if split.has(index, member)}
-                    new = {member: data for member, data in (old | change).items() if data is not None}
+                    changed = change(split, index, old) if callable(change) else old | change
+                    if changed is None:
+                        continue
+                    new = {member: data for member, data in changed.items() if data is not None}
                     labels = [shards.classes.tokens[c] for c in split.labels[index].nonzero()[0]]
                     height, width = split.sizes[index].tolist()
                     writer.add(key, new, labels=labels, height=height, width=width)

@@ -20,6 +20,7 @@ from ctm.evaluation.masks import MaskScore
 from ctm.evaluation.scoring import segment
 from ctm.models.io import load_classifier
 from ctm.models.segmenter import load_segmenter
+from ctm.params import Params
 
 
 def test_the_promised_figures_are_there_and_within_their_ranges(pipeline: Any):
@@ -110,9 +111,10 @@ def test_without_truth_the_label_scores_and_the_report_remain(
     assert confusion == {"classes": list(tiny_shards.classes.names), "rows": [[0] * 8] * 8}
 
 
-def test_masks_of_val_alone_are_scored_and_nothing_is_compared(pipeline: Any, tiny_params: Any, tmp_path: Path):
-    extraction = tiny_params.extract_pseudomasks.model_copy(update={"splits": ("val",)})
-    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+def test_masks_of_val_alone_are_scored_and_nothing_is_compared(
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
+):
+    params = changed(extract_pseudomasks={"splits": ("val",)})
     pipeline.run("extract_pseudomasks", tmp_path, params=params)
     metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
     assert list(metrics["pseudomasks"]) == ["val"]
@@ -127,11 +129,9 @@ def test_the_manifests_link_outputs_to_the_inputs_of_the_next_stage(pipeline: An
         assert evaluated[port]["sha256"] == output["sha256"]
 
 
-def test_the_choice_of_auto_is_told_and_shown(pipeline: Any, tiny_params: Any, tmp_path: Path):
-    extraction = tiny_params.extract_pseudomasks.model_copy(
-        update={"strategy": "auto", "auto": ("relevance", "attention"), "auto_images": 4}
-    )
-    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+def test_the_choice_of_auto_is_told_and_shown(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+    choice = {"strategy": "auto", "auto": ("relevance", "attention"), "auto_images": 4}
+    params = changed(extract_pseudomasks=choice)
     pipeline.run("extract_pseudomasks", tmp_path, params=params)
     metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
     assert metrics["chosen"]["recipe"] in ("relevance", "attention")
@@ -142,10 +142,9 @@ def test_the_choice_of_auto_is_told_and_shown(pipeline: Any, tiny_params: Any, t
 
 
 def test_masks_from_the_candidates_tokens_are_scored_beside_the_map_of_the_whole_classifier(
-    pipeline: Any, tiny_params: Any, tmp_path: Path
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
 ):
-    extraction = tiny_params.extract_pseudomasks.model_copy(update={"tokens": "candidates", "tokens_tolerance": 1.0})
-    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    params = changed(extract_pseudomasks={"tokens": "candidates", "tokens_tolerance": 1.0})
     made = pipeline.run("extract_pseudomasks", tmp_path, params=params)
     assert made["train"]["map"] is None
     metrics = pipeline.run("evaluate", tmp_path, params=params, pseudomasks=tmp_path / "artifacts/pseudomasks")
@@ -155,8 +154,18 @@ def test_masks_from_the_candidates_tokens_are_scored_beside_the_map_of_the_whole
     assert next(compared) == next(compared)  # recipes are compared by all tokens, as always
 
 
+@pytest.fixture
+def upper_bound(pipeline: Any, tmp_path: Path) -> Path:
+    """The segmenter, as if it had learned the truth."""
+    folder = tmp_path / "segmenter"
+    shutil.copytree(pipeline.path("train_segmenter", "segmenter"), folder)
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**about, "supervision": "truth"}))
+    return folder
+
+
 def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its_truth(
-    pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
+    upper_bound: Path, pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
 ):
     listed = rewrite(tiny_shards, {})
     split = listed.split("train")
@@ -168,21 +177,13 @@ def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its
         if index in (3, 9):
             score.update(mask, split.mask(index, TRUTH))
     assert metrics["segmenter"]["tune"] == score.compute()
-    bound = tmp_path / "segmenter"
-    shutil.copytree(pipeline.path("train_segmenter", "segmenter"), bound)
-    about = json.loads((bound / "model.json").read_text())
-    (bound / "model.json").write_text(json.dumps({**about, "supervision": "truth"}))
-    assert "tune" not in pipeline.run("evaluate", tmp_path / "bound", shards=listed.path, segmenter=bound)["segmenter"]
+    assert "tune" not in pipeline.run("evaluate", tmp_path, shards=listed.path, segmenter=upper_bound)["segmenter"]
 
 
-def test_an_upper_bound_is_marked_in_metrics_and_report(pipeline: Any, tmp_path: Path):
+def test_an_upper_bound_is_marked_in_metrics_and_report(upper_bound: Path, pipeline: Any, tmp_path: Path):
     assert pipeline.metrics("evaluate")["segmenter"]["supervision"] == "pseudomasks"
-    segmenter = tmp_path / "segmenter"
-    shutil.copytree(pipeline.path("train_segmenter", "segmenter"), segmenter)
-    about = json.loads((segmenter / "model.json").read_text())
-    (segmenter / "model.json").write_text(json.dumps({**about, "supervision": "truth"}))
-    metrics = pipeline.run("evaluate", tmp_path / "run", segmenter=segmenter)
+    metrics = pipeline.run("evaluate", tmp_path, segmenter=upper_bound)
     assert metrics["segmenter"]["supervision"] == "truth"
-    html = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
+    html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert "has seen true masks" in html
     assert "uses nothing of the true masks" not in html

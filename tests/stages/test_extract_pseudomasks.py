@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,6 @@ from ctm.runtime.context import Context, Part
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import STAGES
 from tests.stage_commands import Commands
-
-
-def with_settings(params: Params, **settings: Any) -> Params:
-    extraction = params.extract_pseudomasks.model_copy(update=settings)
-    return params.model_copy(update={"extract_pseudomasks": extraction})
 
 
 def test_masks_are_aligned_with_the_images_by_key(pipeline: Any, tiny_shards: ShardFolder):
@@ -90,10 +86,10 @@ def test_a_classifier_that_has_not_learned_is_a_loud_warning(
     assert any(expected in warning for warning in warnings)
 
 
-def test_the_confidence_is_a_member_beside_each_mask(pipeline: Any, tiny_params: Params, tmp_path: Path):
+def test_the_confidence_is_a_member_beside_each_mask(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
     plain = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).split("val")
     assert plain.members == ("logits.npy", "png")
-    pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, confidence=True))
+    pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks={"confidence": True}))
     masks = ShardFolder.open(tmp_path / "artifacts/pseudomasks").split("val")
     assert masks.members == ("confidence", "logits.npy", "png")
     for index in range(len(masks)):
@@ -107,23 +103,25 @@ def test_the_confidence_is_a_member_beside_each_mask(pipeline: Any, tiny_params:
 AUTO = {"strategy": "auto", "auto": ("relevance+pamr", "attention+argmax"), "auto_images": 4}
 
 
-def test_auto_extracts_by_the_chosen_recipe_and_records_it(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    metrics = pipeline.run("extract_pseudomasks", tmp_path / "auto", params=with_settings(tiny_params, **AUTO))
+def test_auto_extracts_by_the_chosen_recipe_and_records_it(
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
+):
+    metrics = pipeline.run("extract_pseudomasks", tmp_path / "auto", params=changed(extract_pseudomasks=AUTO))
     chosen = metrics["chosen"]
     assert chosen["recipe"] in AUTO["auto"]
     assert set(chosen["scores"]) == set(AUTO["auto"])
     found = ShardFolder.open(tmp_path / "auto/artifacts/pseudomasks")
     assert found.index.about["chosen"] == chosen
     assert found.index.about["strategy"] == "auto"
-    by_hand = with_settings(tiny_params, **parse_recipe(chosen["recipe"]))
+    by_hand = changed(extract_pseudomasks=parse_recipe(chosen["recipe"]))
     pipeline.run("extract_pseudomasks", tmp_path / "hand", params=by_hand)
     for name in ("train-00000.tar", "val-00000.tar"):
         one, other = (tmp_path / way / "artifacts/pseudomasks" / name for way in ("auto", "hand"))
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_part_chooses_by_the_whole_train_split(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    params = with_settings(tiny_params, **AUTO, splits=("val",))
+def test_a_part_chooses_by_the_whole_train_split(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+    params = changed(extract_pseudomasks={**AUTO, "splits": ("val",)})
     whole = pipeline.run("extract_pseudomasks", tmp_path / "whole", params=params)
     part = run_part(pipeline, params, Part(2, 2), tmp_path / "part")
     assert part["chosen"] == whole["chosen"]
@@ -135,8 +133,8 @@ def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline: Any, tmp_path
         assert (tmp_path / "artifacts/pseudomasks" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_empty_predictions_are_counted_and_ignored(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    params = with_settings(tiny_params, label_source="predicted", threshold=0.999, splits=("val",))
+def test_empty_predictions_are_counted_and_ignored(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+    params = changed(extract_pseudomasks={"label_source": "predicted", "threshold": 0.999, "splits": ("val",)})
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
     assert counts(metrics) == {"val": (8, 8, 0.0)}
     masks = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
@@ -153,10 +151,15 @@ def test_empty_predictions_are_counted_and_ignored(pipeline: Any, tiny_params: P
     ],
 )
 def test_a_wrong_setting_writes_nothing(
-    pipeline: Any, tiny_params: Params, tmp_path: Path, settings: dict[str, Any], error: type[Exception], message: str
+    changed: Callable[..., Params],
+    pipeline: Any,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ):
     with pytest.raises(error, match=message):
-        pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, **settings))
+        pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks=settings))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -220,9 +223,9 @@ CANDIDATES = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 2} 
 
 
 def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(
-    pipeline: Any, tiny_params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    metrics = pipeline.run("extract_pseudomasks", tmp_path, params=with_settings(tiny_params, **CANDIDATES))
+    metrics = pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks=CANDIDATES))
     found = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
     for name, images in (("train", 24), ("val", 8)):
         assert counts(metrics)[name] == (images, 0, 1.0)
@@ -235,9 +238,9 @@ def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(
 
 
 def test_beyond_the_tolerance_the_masks_are_those_of_all_tokens_and_the_map_is_known(
-    pipeline: Any, tiny_params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    params = with_settings(tiny_params, **CANDIDATES | {"tokens_tolerance": 0.0, "batch_size": 5})
+    params = changed(extract_pseudomasks=CANDIDATES | {"tokens_tolerance": 0.0, "batch_size": 5})
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
     assert "all tokens are used" in caplog.text
     plain = pipeline.metrics("extract_pseudomasks")
@@ -250,9 +253,9 @@ def test_beyond_the_tolerance_the_masks_are_those_of_all_tokens_and_the_map_is_k
 
 
 def test_parts_choose_their_tokens_by_the_whole_split_and_have_its_masks(
-    pipeline: Any, tiny_params: Params, tmp_path: Path
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
 ):
-    params = with_settings(tiny_params, **CANDIDATES, splits=("train",), refinement="pamr")
+    params = changed(extract_pseudomasks={**CANDIDATES, "splits": ("train",), "refinement": "pamr"})
     whole = run_part(pipeline, params, Part(1, 1), tmp_path / "whole")
     masks, keys = ShardFolder.open(tmp_path / "whole").split("train"), []
     for number in (1, 2):
@@ -273,9 +276,9 @@ def test_parts_choose_their_tokens_by_the_whole_split_and_have_its_masks(
     ids=str,
 )
 def test_two_processes_write_the_bytes_of_one(
-    pipeline: Any, tiny_params: Params, tmp_path: Path, changes: dict[str, Any], part: str
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, changes: dict[str, Any], part: str
 ):
-    params = with_settings(tiny_params, batch_size=2, **changes)
+    params = changed(extract_pseudomasks={"batch_size": 2, **changes})
     extractions = Commands("extract_pseudomasks", params, pipeline.inputs("extract_pseudomasks"), tmp_path)
     for name, processes in (("one", 1), ("two", 2)):
         code, log = extractions.run(name, "--part", part, processes=processes)

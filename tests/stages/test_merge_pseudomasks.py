@@ -92,10 +92,11 @@ SPECIAL = {"strategy": "auto", "auto": ("relevance+pamr", "gradcam"), "auto_imag
 
 
 @pytest.fixture(scope="module")
-def special(pipeline: Any, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, list[Path]]:
+def special(
+    pipeline: Any, changed: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Params, list[Path]]:
     """Parameters with a choice and a confidence; the whole made with them, and its three parts."""
-    extraction = tiny_params.extract_pseudomasks.model_copy(update=SPECIAL)
-    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    params = changed(extract_pseudomasks=SPECIAL)
     root = tmp_path_factory.mktemp("special")
     config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
     for number, part in enumerate([WHOLE, *(Part(k, 3) for k in (1, 2, 3))]):
@@ -115,11 +116,10 @@ def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, 
 
 
 def test_tokens_of_the_candidates_are_joined_too_and_must_be_used_by_all_parts(
-    pipeline: Any, tiny_params: Params, tmp_path: Path, merge, altered
+    pipeline: Any, changed, tmp_path: Path, merge, altered
 ):
     settings = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 1}  # windows of 8 images
-    extraction = tiny_params.extract_pseudomasks.model_copy(update=settings)
-    params = tiny_params.model_copy(update={"extract_pseudomasks": extraction})
+    params = changed(extract_pseudomasks=settings)
     config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
     made = {}
     for part in (WHOLE, Part(1, 2), Part(2, 2)):
@@ -207,9 +207,8 @@ def test_a_whole_among_parts_is_refused(pipeline: Any, parts_of, merge):
         merge([whole, parts_of(2)[1]])
 
 
-def test_parts_made_with_other_settings_are_refused(parts_of, merge, tiny_params: Params):
-    other = tiny_params.extract_pseudomasks.model_copy(update={"strategy": "attention", "batch_size": 6})
-    params = tiny_params.model_copy(update={"extract_pseudomasks": other})
+def test_parts_made_with_other_settings_are_refused(parts_of, merge, changed):
+    params = changed(extract_pseudomasks={"strategy": "attention", "batch_size": 6})
     message = r"other settings.*\(strategy relevance, now attention, batch_size 5, now 6\); run extract-pseudomasks for"
     for count in (1, 2):
         with pytest.raises(ArtifactError, match=message):

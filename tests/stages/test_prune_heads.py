@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from ctm.errors import ModelError
+from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.io import load_classifier, save_classifier
 from ctm.params import Params
 
@@ -43,11 +45,9 @@ def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, 
 
 
 def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(
-    pipeline: Any, tiny_params: Params, tmp_path: Path
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
 ):
-    settings = {"sparsity": 0.5, "pruning_weight": 0.0}
-    training = tiny_params.train_classifier.model_copy(update=settings)
-    params = tiny_params.model_copy(update={"train_classifier": training})
+    params = changed(train_classifier={"sparsity": 0.5, "pruning_weight": 0.0})
     trained = pipeline.run("train_classifier", tmp_path, params=params)
     metrics = pipeline.run("prune_heads", tmp_path, classifier=tmp_path / "artifacts/classifier")
     assert (trained["val_open_heads"], metrics["heads_kept"], metrics["sparsity"]) == (3, 3, 0.5)
@@ -60,38 +60,41 @@ def test_times_stand_in_the_manifest_and_not_in_the_metrics(pipeline: Any):
 
 
 def test_a_difference_above_the_tolerance_writes_nothing(
-    pipeline: Any, classifier: Path, tiny_params: Params, tmp_path: Path
+    changed: Callable[..., Params], pipeline: Any, classifier: Path, tmp_path: Path
 ):
-    strict = tiny_params.prune_heads.model_copy(update={"tolerance": -1.0})  # even no difference at all is above it
-    params = tiny_params.model_copy(update={"prune_heads": strict})
+    params = changed(prune_heads={"tolerance": -1.0})  # even no difference at all is above it
     with pytest.raises(ModelError, match=r"differs from the gated one by .* more than prune_heads\.tolerance -1"):
         pipeline.run("prune_heads", tmp_path / "out", params=params, classifier=classifier)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_a_closed_head_that_still_speaks_is_noticed(pipeline: Any, classifier: Path, tmp_path: Path):
-    model, classes, inputs = load_classifier(classifier)
+def loud_though_closed(model: ClassTokenViT) -> None:
     model.attentions[0].qkv.weight.data[2 * 24 + 8] = torch.inf  # of the values of head 1: zero times infinity
-    save_classifier(classifier, model, classes=classes, inputs=inputs)
-    with pytest.raises(ModelError, match="differs from the gated one by nan"):
-        pipeline.run("prune_heads", tmp_path / "out", classifier=classifier)
-    assert not (tmp_path / "out/artifacts/pruned").exists()
 
 
-def test_a_model_of_weights_that_are_no_numbers_is_not_written(pipeline: Any, classifier: Path, tmp_path: Path):
-    model, classes, inputs = load_classifier(classifier)
+def no_number(model: ClassTokenViT) -> None:
     model.head.bias.data[0] = torch.nan
-    save_classifier(classifier, model, classes=classes, inputs=inputs)
-    with pytest.raises(ModelError, match="differs from the gated one by nan"):
-        pipeline.run("prune_heads", tmp_path / "out", classifier=classifier)
-    assert not (tmp_path / "out/artifacts/pruned").exists()
 
 
-def test_a_model_without_an_open_head_is_not_written(pipeline: Any, classifier: Path, tmp_path: Path):
-    model, classes, inputs = load_classifier(classifier)
+def all_closed(model: ClassTokenViT) -> None:
     for gate in model.gates:
         gate.log_alpha.data.fill_(-1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (loud_though_closed, "differs from the gated one by nan"),
+        (no_number, "differs from the gated one by nan"),
+        (all_closed, "no head is open"),
+    ],
+)
+def test_a_spoilt_model_is_not_written(
+    pipeline: Any, classifier: Path, tmp_path: Path, spoil: Callable[[ClassTokenViT], None], message: str
+):
+    model, classes, inputs = load_classifier(classifier)
+    spoil(model)
     save_classifier(classifier, model, classes=classes, inputs=inputs)
-    with pytest.raises(ModelError, match="no head is open"):
+    with pytest.raises(ModelError, match=message):
         pipeline.run("prune_heads", tmp_path / "out", classifier=classifier)
     assert not (tmp_path / "out/artifacts/pruned").exists()

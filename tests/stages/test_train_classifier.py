@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,10 @@ def test_a_second_run_writes_the_same_bytes_and_no_checkpoint_is_left(pipeline: 
     assert not [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
 
 
-def test_a_failed_training_writes_nothing_and_keeps_its_checkpoint(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    closing = {"pruning_weight": 5.0, "gate_lr": 5.0}
-    training = tiny_params.train_classifier.model_copy(update=closing)
-    gates = tiny_params.gates.model_copy(update={"initial": 0.1})
-    params = tiny_params.model_copy(update={"train_classifier": training, "gates": gates})
+def test_a_failed_training_writes_nothing_and_keeps_its_checkpoint(
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
+):
+    params = changed(train_classifier={"pruning_weight": 5.0, "gate_lr": 5.0}, gates={"initial": 0.1})
     with pytest.raises(ModelError, match="every head gate has closed"):
         pipeline.run("train_classifier", tmp_path, params=params)
     files = {(path.relative_to(tmp_path).parts[0], path.suffix) for path in tmp_path.rglob("*") if path.is_file()}

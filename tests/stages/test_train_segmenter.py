@@ -25,9 +25,8 @@ def test_the_model_is_written_with_classes_and_history(pipeline: Any):
     assert read_supervision(folder) == "pseudomasks"
 
 
-def test_what_has_learned_the_truth_says_so(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    training = tiny_params.train_segmenter.model_copy(update={"supervision": "truth", "epochs": 1})
-    params = tiny_params.model_copy(update={"train_segmenter": training})
+def test_what_has_learned_the_truth_says_so(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+    params = changed(train_segmenter={"supervision": "truth", "epochs": 1})
     metrics = pipeline.run("train_segmenter", tmp_path, params=params)
     assert metrics["supervision"] == "truth"
     assert read_supervision(tmp_path / "artifacts/segmenter") == "truth"
@@ -35,9 +34,10 @@ def test_what_has_learned_the_truth_says_so(pipeline: Any, tiny_params: Params, 
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_metrics_are_those_of_the_last_round(pipeline: Any, tiny_params: Params, tmp_path: Path, keep: str):
-    training = tiny_params.train_segmenter.model_copy(update={"self_training": 1, "epochs": 1, "keep": keep})
-    params = tiny_params.model_copy(update={"train_segmenter": training})
+def test_the_metrics_are_those_of_the_last_round(
+    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, keep: str
+):
+    params = changed(train_segmenter={"self_training": 1, "epochs": 1, "keep": keep})
     metrics = pipeline.run("train_segmenter", tmp_path, params=params)
     history = read_history(tmp_path / "artifacts/segmenter" / "history.csv")
     assert [(row["round"], row["epoch"]) for row in history] == [(0, 1), (1, 2)]
@@ -55,7 +55,6 @@ def test_shards_without_any_truth_give_the_same_bytes(
         assert (tmp_path / "artifacts/segmenter" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_its_image_size_may_differ_from_the_classifiers(pipeline: Any, tiny_params: Params, tmp_path: Path):
-    training = tiny_params.train_segmenter.model_copy(update={"image_size": (48, 64), "epochs": 2})
-    pipeline.run("train_segmenter", tmp_path, params=tiny_params.model_copy(update={"train_segmenter": training}))
+def test_its_image_size_may_differ_from_the_classifiers(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+    pipeline.run("train_segmenter", tmp_path, params=changed(train_segmenter={"image_size": (48, 64), "epochs": 1}))
     assert load_segmenter(tmp_path / "artifacts/segmenter")[2].image_size == (48, 64)
