@@ -62,13 +62,11 @@ class Pods:
 
 
 @pytest.fixture
-def pods_of(pipeline: Any, tiny_params: Params, tmp_path: Path) -> Callable[[str], Pods]:
+def pods_of(pipeline: Any, changed: Callable[..., Params], tmp_path: Path) -> Callable[[str], Pods]:
     """Makes the pods of a training."""
 
     def make(stage: str) -> Pods:
-        section = getattr(tiny_params, stage).model_copy(update={"epochs": EPOCHS[stage]})
-        params = tiny_params.model_copy(update={stage: section})
-        return Pods(stage, params, pipeline.inputs(stage), tmp_path)
+        return Pods(stage, changed(**{stage: {"epochs": EPOCHS[stage]}}), pipeline.inputs(stage), tmp_path)
 
     return make
 

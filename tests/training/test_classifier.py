@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset, make_loader
 from ctm.data.shards import ShardFolder
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.models.config import GatesConfig
 from ctm.models.pruning import compare_models, prune_heads
 from ctm.params import Params
 from ctm.pseudomasks.ranking import has_learned
-from ctm.runtime.context import Context
+from ctm.runtime.context import Context, Precision
 from ctm.training.classifier import ClassifierTask, train_classifier
 from ctm.training.config import TrainClassifierConfig
 from ctm.training.head_selection import HeadSelection
 from ctm.training.loop import Batch, Progress
+
+Train = Callable[..., tuple[Any, Any]]
+Losses = Callable[..., dict[str, float]]
 
 STILL = 1e-12
 """A rate that moves nothing."""
@@ -40,17 +40,50 @@ def build(params: Params, shards: ShardFolder, *, seed: int = 0) -> ClassTokenVi
     return ClassTokenViT(params.model, params.gates, num_classes=len(shards.classes.tokens), in_channels=15)
 
 
-def train(params: Params, shards: ShardFolder, folder: Path, *, seed: int = 0, **settings: Any) -> tuple[Any, Any]:
-    model, _, history = train_classifier(
-        shards,
-        model=params.model,
-        gates=settings.pop("gates", params.gates),
-        training=params.train_classifier.model_copy(update=settings),
-        seed=seed,
-        precision=settings.pop("precision", "fp32"),
-        context=Context(device="cpu", workers=0, checkpoints=folder, resume=True),
-    )
-    return model, history
+@pytest.fixture
+def train(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path) -> Train:
+    """Trains with checkpoints in a folder of that name, and gives the model and the history."""
+
+    def trained(
+        name: str = "run",
+        *,
+        params: Params = tiny_params,
+        shards: ShardFolder = tiny_shards,
+        seed: int = 0,
+        precision: Precision = "fp32",
+        **settings: Any,
+    ) -> tuple[Any, Any]:
+        model, _, history = train_classifier(
+            shards,
+            model=params.model,
+            gates=params.gates,
+            training=params.train_classifier.model_copy(update=settings),
+            seed=seed,
+            precision=precision,
+            context=Context(device="cpu", workers=0, checkpoints=tmp_path / name, resume=True),
+        )
+        return model, history
+
+    return trained
+
+
+def batch(shards: ShardFolder) -> Batch:
+    inputs = InputSpec((32, 32), 15, shards.scale, shards.mean, shards.std)
+    return next(iter(make_loader(ShardDataset(shards.split("train"), inputs), batch_size=8, shuffle=False, seed=0)))
+
+
+@pytest.fixture
+def losses(tiny_params: Params, tiny_shards: ShardFolder) -> Losses:
+    """The parts of the loss of a fresh model in one step."""
+
+    def found(*, params: Params = tiny_params, step: int = 30, seed: int = 0, **settings: Any) -> dict[str, float]:
+        task = ClassifierTask(params.train_classifier.model_copy(update=settings), tiny_shards.classes, seed=seed)
+        model = build(params, tiny_shards).train()
+        torch.manual_seed(0)
+        parts = task.losses(model, batch(tiny_shards), Progress(step, 10))
+        return {name: float(value.detach()) for name, value in parts.items()}
+
+    return found
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -58,23 +91,19 @@ def same(one: nn.Module, two: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
-):
-    first, rows = train(tiny_params, tiny_shards, tmp_path / "a", seed=3)
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Train):
+    first, rows = train("a", seed=3)
     torch.rand(3)
-    second, again = train(tiny_params, tiny_shards, tmp_path / "b", seed=3)
-    other, _ = train(tiny_params, tiny_shards, tmp_path / "c", seed=4)
+    second, again = train("b", seed=3)
+    other, _ = train("c", seed=4)
     assert same(first, second)
     assert rows == again
     assert not same(first, other)
     assert not first.training
 
 
-def test_the_history_tells_loss_parts_scores_and_open_heads(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
-):
-    _, history = train(tiny_params, tiny_shards, tmp_path)
+def test_the_history_tells_loss_parts_scores_and_open_heads(train: Train):
+    _, history = train()
     train_names = ["train_loss", "train_bce", "train_bce_unmasked", "train_gates"]
     val_names = ["val_loss", "val_map", "val_accuracy", "val_chance_map", "val_open_heads"]
     assert [list(row) for row in history] == [["epoch", *train_names, *val_names, "lr"]] * 2
@@ -82,29 +111,25 @@ def test_the_history_tells_loss_parts_scores_and_open_heads(
     assert 0 < history[-1]["train_gates"] <= 6
 
 
-def with_patch_head(params: Params) -> Params:
-    return params.model_copy(update={"model": params.model.model_copy(update={"patch_head": True})})
-
-
 def test_a_patch_head_is_trained_beside_the_class_tokens_and_scored(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
+    changed: Callable[..., Params], train: Train, losses: Losses
 ):
-    params = with_patch_head(tiny_params)
-    found = losses(params, tiny_shards, pruning_weight=0.0)
+    params = changed(model={"patch_head": True})
+    found = losses(params=params, pruning_weight=0.0)
     assert found["loss"] == pytest.approx(found["bce"] + found["patch_bce"])
-    _, history = train(params, tiny_shards, tmp_path)
+    _, history = train(params=params)
     assert list(history[0])[1:5] == ["train_loss", "train_bce", "train_bce_unmasked", "train_patch_bce"]
     assert 0 < history[-1]["val_patch_map"] <= 1
 
 
 @pytest.mark.parametrize("group", ["lr", "head_lr", "gate_lr"])
 def test_each_of_the_three_rates_moves_its_own_parameters(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, group: str
+    changed: Callable[..., Params], train: Train, tiny_shards: ShardFolder, group: str
 ):
-    tiny_params = with_patch_head(tiny_params)
+    params = changed(model={"patch_head": True})
     rates = {"lr": STILL, "head_lr": STILL, "gate_lr": STILL, group: 1e-3}
-    trained, _ = train(tiny_params, tiny_shards, tmp_path, weight_decay=0.0, pruning_weight=1.0, **rates)
-    before = build(tiny_params, tiny_shards).state_dict()
+    trained, _ = train(params=params, weight_decay=0.0, pruning_weight=1.0, **rates)
+    before = build(params, tiny_shards).state_dict()
     moved = {name for name, value in trained.state_dict().items() if (value - before[name]).abs().max() > 1e-7}
     names = {name for name, _ in trained.named_parameters()}
     gates = {name for name in names if name.endswith("log_alpha")}
@@ -113,35 +138,16 @@ def test_each_of_the_three_rates_moves_its_own_parameters(
     assert moved == expected
 
 
-def test_decay_alone_leaves_gates_tokens_norms_and_biases(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
-):
+def test_decay_alone_leaves_gates_tokens_norms_and_biases(train: Train):
     def trained(decay: float) -> dict[str, Tensor]:
         still = {"lr": 1e-6, "head_lr": 1e-6, "gate_lr": 1e-6, "pruning_weight": 0.0}
-        model, _ = train(tiny_params, tiny_shards, tmp_path / f"{decay}", weight_decay=decay, **still)
+        model, _ = train(f"{decay}", weight_decay=decay, **still)
         return dict(model.named_parameters())
 
     without, strong = trained(0.0), trained(1e4)
     shrunk = {name for name, value in strong.items() if value.norm() < 0.995 * without[name].norm()}
     assert shrunk == {name for name in without if name.endswith(".weight") and without[name].ndim > 1}
     assert not shrunk & {"class_tokens", "register_token", "pos_embed"}
-
-
-@contextmanager
-def power_cut(*, step: int) -> Iterator[None]:
-    """Ends the training, as if the machine went down, after so many steps of its optimiser."""
-    steps = itertools.count(1)
-
-    def cut(*_: Any) -> None:
-        if next(steps) == step:
-            raise KeyboardInterrupt
-
-    hook = register_optimizer_step_post_hook(cut)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        hook.remove()
 
 
 @pytest.mark.parametrize(
@@ -156,25 +162,29 @@ def power_cut(*, step: int) -> Iterator[None]:
 )
 @pytest.mark.parametrize("step", [4, 6])
 def test_a_run_interrupted_in_a_later_epoch_ends_with_the_same_weights(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, settings: dict[str, Any], step: int
+    power_cut: Callable[..., AbstractContextManager[None]],
+    changed: Callable[..., Params],
+    train: Train,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    step: int,
 ):
-    model = tiny_params.model.model_copy(update={"drop_path": 0.3})
-    params = tiny_params.model_copy(update={"model": model})
+    params = changed(model={"drop_path": 0.3})
     settings = {"epochs": 4, "gate_lr": 0.3, **settings}
-    undisturbed, rows = train(params, tiny_shards, tmp_path / "a", **settings)
+    undisturbed, rows = train("a", params=params, **settings)
     with power_cut(step=step):
-        train(params, tiny_shards, tmp_path / "b", **settings)
+        train("b", params=params, **settings)
     assert list((tmp_path / "b").glob("*.ckpt"))
-    resumed, again = train(params, tiny_shards, tmp_path / "b", **settings)
+    resumed, again = train("b", params=params, **settings)
     assert again == rows
     assert same(resumed, undisturbed)
 
 
 @pytest.mark.parametrize(("sparsity", "heads"), [(0.0, 6), (0.5, 3), (2 / 3, 2)])
 def test_the_sparsity_asked_for_is_reached_and_the_heads_can_be_removed(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, sparsity: float, heads: int
+    train: Train, tiny_shards: ShardFolder, sparsity: float, heads: int
 ):
-    model, history = train(tiny_params, tiny_shards, tmp_path, epochs=5, sparsity=sparsity, pruning_weight=0.0)
+    model, history = train(epochs=5, sparsity=sparsity, pruning_weight=0.0)
     closed = sum(int((gate.log_alpha < 0).sum()) for gate in model.gates)
     assert (closed, history[-1]["val_open_heads"], history[-1]["train_gates"]) == (6 - heads, heads, heads)
     assert history[0]["train_gates"] == 6  # nothing closes in the warm-up
@@ -211,45 +221,23 @@ def test_with_a_sparsity_gates_are_not_drawn_and_closed_heads_learn_nothing(
     assert all(gate.log_alpha.grad.ne(0).all() for gate in model.gates)  # of the closed head as well
 
 
-def test_a_run_that_closes_every_head_is_refused(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path):
+def test_a_run_that_closes_every_head_is_refused(changed: Callable[..., Params], train: Train):
+    params = changed(gates={"initial": 0.1})
     with pytest.raises(ModelError, match=r"every head gate has closed.*Lower\s+train_classifier\.pruning_weight"):
-        train(tiny_params, tiny_shards, tmp_path, pruning_weight=5.0, gate_lr=5.0, gates=GatesConfig(initial=0.1))
+        train(params=params, pruning_weight=5.0, gate_lr=5.0)
 
 
-def batch(shards: ShardFolder) -> Batch:
-    inputs = InputSpec((32, 32), 15, shards.scale, shards.mean, shards.std)
-    return next(iter(make_loader(ShardDataset(shards.split("train"), inputs), batch_size=8, shuffle=False, seed=0)))
-
-
-def losses(
-    params: Params,
-    shards: ShardFolder,
-    *,
-    step: int = 30,
-    seed: int = 0,
-    model: ClassTokenViT | None = None,
-    **settings: Any,
-) -> dict[str, float]:
-    config: TrainClassifierConfig = params.train_classifier.model_copy(update=settings)
-    model = (model or build(params, shards)).train()
-    torch.manual_seed(0)
-    found = ClassifierTask(config, shards.classes, seed=seed).losses(model, batch(shards), Progress(step, 10))
-    return {name: float(value.detach()) for name, value in found.items()}
-
-
-def test_masking_rises_over_its_warmup(tiny_params: Params, tiny_shards: ShardFolder):
+def test_masking_rises_over_its_warmup(losses: Losses):
     def unmasked_alike(step: int, **settings: float) -> bool:
-        found = losses(tiny_params, tiny_shards, step=step, masking_ratio=0.9, **settings)
+        found = losses(step=step, masking_ratio=0.9, **settings)
         return found["bce"] == found["bce_unmasked"]
 
     assert unmasked_alike(0, masking_warmup_epochs=2.0)
     assert not unmasked_alike(5, masking_warmup_epochs=2.0)
     assert not unmasked_alike(0)
-    full = losses(tiny_params, tiny_shards, step=20, masking_ratio=0.9)
-    assert losses(tiny_params, tiny_shards, step=20, masking_ratio=0.9, masking_warmup_epochs=2.0) == full
-    assert losses(tiny_params, tiny_shards, step=20, masking_ratio=0.45) == losses(
-        tiny_params, tiny_shards, step=20, masking_ratio=0.9, masking_warmup_epochs=4.0
-    )
+    full = losses(step=20, masking_ratio=0.9)
+    assert losses(step=20, masking_ratio=0.9, masking_warmup_epochs=2.0) == full
+    assert losses(step=20, masking_ratio=0.45) == losses(step=20, masking_ratio=0.9, masking_warmup_epochs=4.0)
 
 
 def test_the_loss_without_masking_is_shown_and_not_learned_from(tiny_params: Params, tiny_shards: ShardFolder):
@@ -260,33 +248,30 @@ def test_the_loss_without_masking_is_shown_and_not_learned_from(tiny_params: Par
     assert found["loss"].item() == found["bce"].item()
 
 
-@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (5, 0.25), (10, 0.5), (20, 1.0), (30, 1.0)])
-def test_lambda_rises_over_its_warmup(tiny_params: Params, tiny_shards: ShardFolder, step: int, share: float):
-    found = losses(tiny_params, tiny_shards, step=step, pruning_weight=0.5, pruning_warmup_epochs=2.0)
+@pytest.mark.parametrize(
+    ("warmup", "step", "share"), [(2, 0, 0.0), (2, 5, 0.25), (2, 10, 0.5), (2, 20, 1.0), (2, 30, 1.0), (0, 0, 1.0)]
+)
+def test_lambda_rises_over_its_warmup(losses: Losses, warmup: float, step: int, share: float):
+    found = losses(step=step, pruning_weight=0.5, pruning_warmup_epochs=warmup)
     assert found["loss"] - found["bce"] == pytest.approx(share * 0.5 * found["gates"], abs=1e-6)
     assert found["gates"] == pytest.approx(6 * float(torch.sigmoid(torch.tensor(2.5 + 0.7913))), abs=1e-4)
 
 
-def test_lambda_has_its_full_weight_at_once_without_warmup(tiny_params: Params, tiny_shards: ShardFolder):
-    found = losses(tiny_params, tiny_shards, step=0, pruning_weight=0.5, pruning_warmup_epochs=0.0)
-    assert found["loss"] - found["bce"] == pytest.approx(0.5 * found["gates"], abs=1e-6)
-
-
-def test_gates_are_drawn_anew_in_each_step_from_the_seed_alone(tiny_params: Params, tiny_shards: ShardFolder):
-    params = tiny_params.model_copy(update={"gates": GatesConfig(initial=0.0)})
-    one = losses(params, tiny_shards, step=1, masking_ratio=0.0)
+def test_gates_are_drawn_anew_in_each_step_from_the_seed_alone(changed: Callable[..., Params], losses: Losses):
+    params = changed(gates={"initial": 0.0})
+    one = losses(params=params, step=1, masking_ratio=0.0)
     torch.rand(9)
-    assert losses(params, tiny_shards, step=1, masking_ratio=0.0) == one
-    others = [losses(params, tiny_shards, step=step, masking_ratio=0.0)["bce"] for step in range(2, 8)]
-    others += [losses(params, tiny_shards, step=1, seed=seed, masking_ratio=0.0)["bce"] for seed in (1, 2)]
+    assert losses(params=params, step=1, masking_ratio=0.0) == one
+    others = [losses(params=params, step=step, masking_ratio=0.0)["bce"] for step in range(2, 8)]
+    others += [losses(params=params, step=1, seed=seed, masking_ratio=0.0)["bce"] for seed in (1, 2)]
     assert any(other != one["bce"] for other in others)
 
 
 def test_masking_hides_absent_classes_in_training_and_never_in_validation(
-    tiny_params: Params, tiny_shards: ShardFolder
+    losses: Losses, tiny_params: Params, tiny_shards: ShardFolder
 ):
-    plain = losses(tiny_params, tiny_shards, masking_ratio=0.0)
-    masked = losses(tiny_params, tiny_shards, masking_ratio=0.9)
+    plain = losses(masking_ratio=0.0)
+    masked = losses(masking_ratio=0.9)
     assert plain["bce"] != masked["bce"]
 
     def validated(ratio: float) -> dict[str, float | None]:
@@ -299,14 +284,12 @@ def test_masking_hides_absent_classes_in_training_and_never_in_validation(
     assert validated(0.0) == validated(0.9)
 
 
-def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(train: Train, caplog: pytest.LogCaptureFixture):
     warned, learned = [], []
     for seed in (0, 1, 2):  # of 8 images a random ranking may be a lucky one
         caplog.clear()
         still = {"lr": STILL, "head_lr": STILL, "epochs": 1, "warmup_epochs": 0.0}
-        _, (row,) = train(tiny_params, tiny_shards, tmp_path / f"{seed}", seed=seed, **still)
+        _, (row,) = train(f"{seed}", seed=seed, **still)
         warned += [[record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]]
         learned += [has_learned(row["val_map"], row["val_chance_map"])]
     assert [not messages for messages in warned] == learned
@@ -315,13 +298,13 @@ def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(
     assert "masking_warmup_epochs" in message
 
 
-def test_truth_is_never_opened(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path, rewrite: Any):
-    with_truth, _ = train(tiny_params, tiny_shards, tmp_path / "a")
-    without, _ = train(tiny_params, rewrite(tiny_shards, {"mask.png": None}), tmp_path / "b")
+def test_truth_is_never_opened(train: Train, tiny_shards: ShardFolder, rewrite: Any):
+    with_truth, _ = train("a")
+    without, _ = train("b", shards=rewrite(tiny_shards, {"mask.png": None}))
     assert same(with_truth, without)
 
 
-def test_training_in_bf16_keeps_weights_in_fp32(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path):
+def test_training_in_bf16_keeps_weights_in_fp32(train: Train, tiny_params: Params, tiny_shards: ShardFolder):
     seen = set()
 
     def see(module: nn.Module, _: Any, output: Any) -> None:
@@ -330,15 +313,7 @@ def test_training_in_bf16_keeps_weights_in_fp32(tiny_params: Params, tiny_shards
 
     hook = nn.modules.module.register_module_forward_hook(see)
     try:
-        model, _, history = train_classifier(
-            tiny_shards,
-            model=tiny_params.model,
-            gates=tiny_params.gates,
-            training=tiny_params.train_classifier,
-            seed=0,
-            precision="bf16",
-            context=Context(device="cpu", workers=0, checkpoints=tmp_path, resume=False),
-        )
+        model, history = train(precision="bf16")
     finally:
         hook.remove()
     assert seen == {(torch.bfloat16, True), (torch.bfloat16, False)}, "training and validation run in bf16"
@@ -349,9 +324,6 @@ def test_training_in_bf16_keeps_weights_in_fp32(tiny_params: Params, tiny_shards
     assert history[-1]["train_loss"] > 0
 
 
-def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
-):
-    model = tiny_params.model.model_copy(update={"image_size": 30})
+def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(changed: Callable[..., Params], train: Train):
     with pytest.raises(ModelError, match=r"30x30.*not a multiple of the patch size 8.*24 or 32"):
-        train(tiny_params.model_copy(update={"model": model}), tiny_shards, tmp_path)
+        train(params=changed(model={"image_size": 30}))

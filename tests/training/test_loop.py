@@ -283,18 +283,21 @@ def test_without_resume_everything_is_trained_anew(tmp_path: Path):
     assert task.progress[0].step == 0
 
 
-def test_the_best_epoch_is_restored(tmp_path: Path):
-    task = Regression(values=(0.1, 0.9, None, 0.8))
-    model, history = train(tmp_path, task, keep="best")
-    assert same(model, task.seen[1])
+@pytest.mark.parametrize(
+    ("keep", "scores", "epoch"),
+    [
+        ("best", (0.1, 0.9, None, 0.8), 1),
+        ("best", (0.5, 0.7, 0.7, 0.7), 1),  # of equals the first
+        ("best", (None, None, None, None), 3),
+        ("last", (0.9, 0.1, 0.1, 0.0), 3),
+    ],
+)
+def test_the_epoch_that_is_asked_for_is_kept(tmp_path: Path, keep: str, scores: tuple[float | None, ...], epoch: int):
+    task = Regression(values=scores)
+    model, history = train(tmp_path, task, keep=keep)
+    assert same(model, task.seen[epoch])
     assert not same(task.seen[1], task.seen[3])
-    assert [row["val_score"] for row in history] == [0.1, 0.9, None, 0.8]
-
-
-def test_the_last_epoch_is_kept_whatever_its_score(tmp_path: Path):
-    task = Regression(values=(0.9, 0.1, 0.1, 0.0))
-    model, _ = train(tmp_path, task, keep="last")
-    assert same(model, task.seen[3])
+    assert [row["val_score"] for row in history] == list(scores)
 
 
 def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path: Path):
@@ -320,12 +323,6 @@ def test_what_is_done_to_the_gradients_before_a_step_is_stepped_with(tmp_path: P
     start = network(plain=True)
     assert torch.equal(model[0].bias, start[0].bias)  # type: ignore[index]
     assert not torch.equal(model[0].weight, start[0].weight)  # type: ignore[index]
-
-
-def test_of_equal_epochs_the_first_is_the_best(tmp_path: Path):
-    task = Regression(values=(0.5, 0.7, 0.7, 0.7))
-    model, _ = train(tmp_path, task, keep="best")
-    assert same(model, task.seen[1])
 
 
 def test_without_a_score_the_last_epoch_is_kept(tmp_path: Path):

@@ -19,14 +19,17 @@ from ctm.data.config import AugmentConfig
 from ctm.data.sample import encode_mask
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
-from ctm.data.shards import ShardFolder
+from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.models.segmenter import save_segmenter
 from ctm.params import Params
-from ctm.runtime.context import Context
+from ctm.runtime.context import Context, Precision
 from ctm.training.config import TrainSegmenterConfig
 from ctm.training.loop import Progress
 from ctm.training.segmenter import SegmenterTask, train_segmenter
+
+Members = dict[str, bytes | None]
+Train = Callable[..., tuple[bytes, Any]]
 
 
 def write_masks(shards: ShardFolder, folder: Path, *, splits: tuple[str, ...] = ("train", "val")) -> ShardFolder:
@@ -49,26 +52,47 @@ def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
     return write_masks(tiny_shards, tmp_path / "masks")
 
 
-def train(params: Params, shards: ShardFolder, masks: ShardFolder, folder: Path, **settings: Any) -> tuple[bytes, Any]:
-    """Bytes of the written weights, and the history."""
-    seed, precision = settings.pop("seed", 0), settings.pop("precision", "fp32")
-    model, spec, inputs, history = train_segmenter(
-        shards,
-        masks,
-        image_size=(32, 32),
-        training=params.train_segmenter.model_copy(update=settings),
-        seed=seed,
-        precision=precision,
-        context=Context(device="cpu", workers=0, checkpoints=folder / "checkpoints", resume=True),
-    )
-    assert not model.training
-    save_segmenter(folder / "model", model, spec, classes=shards.classes, inputs=inputs)
-    return (folder / "model" / "model.safetensors").read_bytes(), history
+@pytest.fixture
+def fit(tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path) -> Callable[..., Any]:
+    """Trains in a folder of that name, on other shards, masks or settings where they are given."""
+
+    def made(
+        name: str,
+        *,
+        shards: ShardFolder = tiny_shards,
+        masks: ShardFolder = masks,
+        seed: int = 0,
+        precision: Precision = "fp32",
+        **settings: Any,
+    ) -> Any:
+        return train_segmenter(
+            shards,
+            masks,
+            image_size=(32, 32),
+            training=tiny_params.train_segmenter.model_copy(update=settings),
+            seed=seed,
+            precision=precision,
+            context=Context(device="cpu", workers=0, checkpoints=tmp_path / name / "checkpoints", resume=True),
+        )
+
+    return made
 
 
-def test_in_half_precision_convolutions_have_their_channels_last(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+@pytest.fixture
+def train(fit: Callable[..., Any], tiny_shards: ShardFolder, tmp_path: Path) -> Train:
+    """Trains as ``fit`` does, and gives the bytes of the written weights, and the history."""
+
+    def trained(name: str = "run", **settings: Any) -> tuple[bytes, Any]:
+        model, spec, inputs, history = fit(name, **settings)
+        assert not model.training
+        folder = tmp_path / name / "model"
+        save_segmenter(folder, model, spec, classes=tiny_shards.classes, inputs=inputs)
+        return (folder / "model.safetensors").read_bytes(), history
+
+    return trained
+
+
+def test_in_half_precision_convolutions_have_their_channels_last(train: Train):
     seen: dict[str, set[bool]] = {}
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -79,7 +103,7 @@ def test_in_half_precision_convolutions_have_their_channels_last(
     try:
         for precision in ("fp32", "bf16"):
             seen[precision] = set()
-            written = train(tiny_params, tiny_shards, masks, tmp_path / precision, precision=precision)
+            written = train(precision, precision=precision)
             assert written
     finally:
         hook.remove()
@@ -87,135 +111,88 @@ def test_in_half_precision_convolutions_have_their_channels_last(
     assert seen["bf16"] == {True}
 
 
+@pytest.mark.parametrize("settings", [{}, {"self_training": 1, "loss": "sce", "epochs": 1}], ids=["once", "rounds"])
 @pytest.mark.parametrize("truth", [None, b"no picture at all"], ids=["missing", "garbled"])
 def test_the_truth_is_never_opened(
-    tiny_params: Params,
-    tiny_shards: ShardFolder,
-    masks: ShardFolder,
+    train: Train,
     rewrite: Callable[..., ShardFolder],
-    tmp_path: Path,
+    tiny_shards: ShardFolder,
+    settings: dict[str, Any],
     truth: bytes | None,
 ):
     blind = rewrite(tiny_shards, {"mask.png": truth})
     with pytest.raises(ArtifactError):
         blind.split("train").mask(0, "mask.png")
-    expected = train(tiny_params, tiny_shards, masks, tmp_path / "with")
-    assert train(tiny_params, blind, masks, tmp_path / "without") == expected
-
-
-@pytest.mark.parametrize("truth", [None, b"no picture at all"], ids=["missing", "garbled"])
-def test_nor_is_it_in_self_training_nor_with_another_loss(
-    tiny_params: Params,
-    tiny_shards: ShardFolder,
-    masks: ShardFolder,
-    rewrite: Callable[..., ShardFolder],
-    tmp_path: Path,
-    truth: bytes | None,
-):
-    settings = {"supervision": "pseudomasks", "self_training": 1, "loss": "sce", "epochs": 1}
-    expected = train(tiny_params, tiny_shards, masks, tmp_path / "with", **settings)
-    blind = rewrite(tiny_shards, {"mask.png": truth})
-    assert train(tiny_params, blind, masks, tmp_path / "without", **settings) == expected
-
-
-def with_truth(shards: ShardFolder, folder: Path, *, some: range, others: bool) -> ShardFolder:
-    """A copy in which some train images alone have a truth, with or without the others; that of val is garbled."""
-    entries = {}
-    for split in map(shards.split, shards.splits):
-        with ShardWriter(folder, split.name, classes=shards.classes) as writer:
-            for index, key in enumerate(split.keys):
-                members = {member: split.read(index, member) for member in split.members}
-                if split.name == "val":
-                    members["mask.png"] = b"no picture at all"
-                elif index not in some:
-                    del members["mask.png"]
-                if others or "mask.png" in members:
-                    height, width = split.sizes[index].tolist()
-                    writer.add(key, members, labels=(0,), height=height, width=width)
-        entries[split.name] = writer.entry
-    write_index(folder, shards.index.model_copy(update={"splits": entries}))
-    return ShardFolder.open(folder)
-
-
-def true_masks(shards: ShardFolder, masks: ShardFolder, folder: Path) -> ShardFolder:
-    """Pseudo-masks that are the truth in train; those of val stay."""
-    entries = {}
-    for split in map(shards.split, ("train", "val")):
-        pseudo = masks.split(split.name)
-        with ShardWriter(folder, split.name, classes=shards.classes) as writer:
-            for index, key in enumerate(split.keys):
-                png = split.read(index, "mask.png") if split.name == "train" else pseudo.read(index, "png")
-                height, width = split.sizes[index].tolist()
-                writer.add(key, {"png": png}, labels=(0,), height=height, width=width)
-        entries[split.name] = writer.entry
-    write_index(folder, masks.index.model_copy(update={"splits": entries}))
-    return ShardFolder.open(folder)
+    assert train("without", shards=blind, **settings) == train("with", **settings)
 
 
 def test_supervision_by_the_truth_is_the_same_training_with_other_masks(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    train: Train, rewrite: Callable[..., ShardFolder], tiny_shards: ShardFolder, masks: ShardFolder
 ):
-    copied = true_masks(tiny_shards, masks, tmp_path / "true")
-    expected = train(tiny_params, tiny_shards, copied, tmp_path / "copied", epochs=1)
-    found = train(tiny_params, tiny_shards, masks, tmp_path / "truth", epochs=1, supervision="truth")
-    assert found == expected
-    assert found != train(tiny_params, tiny_shards, masks, tmp_path / "pseudo", epochs=1)
+    truth = tiny_shards.split("train")
+
+    def true_in_train(split: Split, index: int, members: Members) -> Members:
+        return {"png": truth.read(index, "mask.png")} if split.name == "train" else members
+
+    copied = rewrite(masks, true_in_train)
+    found = train("truth", epochs=1, supervision="truth")
+    assert found == train("copied", masks=copied, epochs=1)
+    assert found != train("pseudo", epochs=1)
 
 
 def test_images_without_truth_are_left_out_of_it_and_the_truth_of_val_is_not_opened(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    train: Train, rewrite: Callable[..., ShardFolder], tiny_shards: ShardFolder
 ):
     settings = {"supervision": "truth", "augment": AugmentConfig(flip="none"), "batch_size": 4}
-    among = with_truth(tiny_shards, tmp_path / "among", some=range(8, 16), others=True)
-    alone = with_truth(tiny_shards, tmp_path / "alone", some=range(8, 16), others=False)
-    expected = train(tiny_params, alone, masks, tmp_path / "a", **settings)
-    assert train(tiny_params, among, masks, tmp_path / "b", **settings) == expected
+
+    def eight_have_a_truth(others: bool) -> Callable[..., Members | None]:
+        def change(split: Split, index: int, members: Members) -> Members | None:
+            if split.name == "val":
+                return members | {"mask.png": b"no picture at all"}
+            without = members | {"mask.png": None} if others else None
+            return members if index in range(8, 16) else without
+
+        return change
+
+    among = rewrite(tiny_shards, eight_have_a_truth(others=True), name="among")
+    alone = rewrite(tiny_shards, eight_have_a_truth(others=False), name="alone")
+    expected = train("a", shards=alone, **settings)
+    assert train("b", shards=among, **settings) == expected
 
 
 def test_without_any_truth_the_upper_bound_is_refused(
-    tiny_params: Params,
-    tiny_shards: ShardFolder,
-    masks: ShardFolder,
-    rewrite: Callable[..., ShardFolder],
-    tmp_path: Path,
+    train: Train, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]
 ):
     blind = rewrite(tiny_shards, {"mask.png": None})
     with pytest.raises(ArtifactError, match=r"no train image has a true mask.*or set supervision: pseudomasks"):
-        train(tiny_params, blind, masks, tmp_path, supervision="truth")
+        train(shards=blind, supervision="truth")
 
 
 def test_pixels_of_too_little_confidence_are_not_learned(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    train: Train, rewrite: Callable[..., ShardFolder], masks: ShardFolder
 ):
     """Where half of each mask is unsure, it is as if that half were undecided."""
 
-    def halves(folder: Path, *, undecided: bool) -> ShardFolder:
-        entries = {}
-        for split in map(masks.split, masks.splits):
-            with ShardWriter(folder, split.name, classes=masks.classes) as writer:
-                for index, key in enumerate(split.keys):
-                    mask = split.mask(index, "png")
-                    confidence = np.full_like(mask, 200)
-                    confidence[:, : mask.shape[1] // 2] = 127
-                    if undecided and split.name == "train":
-                        mask[:, : mask.shape[1] // 2] = 255
-                    members = {"png": encode_mask(mask), "confidence": encode_mask(confidence)}
-                    writer.add(key, members, labels=(0,), height=mask.shape[0], width=mask.shape[1])
-            entries[split.name] = writer.entry
-        write_index(folder, masks.index.model_copy(update={"splits": entries}))
-        return ShardFolder.open(folder)
+    def half_unsure(split: Split, index: int, members: Members) -> Members:
+        mask = split.mask(index, "png")
+        confidence = np.full_like(mask, 200)
+        confidence[:, : mask.shape[1] // 2] = 127
+        return members | {"confidence": encode_mask(confidence)}
 
-    unsure, undecided = halves(tmp_path / "unsure", undecided=False), halves(tmp_path / "undecided", undecided=True)
-    expected = train(tiny_params, tiny_shards, undecided, tmp_path / "a", epochs=1)
-    assert train(tiny_params, tiny_shards, unsure, tmp_path / "b", epochs=1, min_confidence=0.5) == expected
-    assert train(tiny_params, tiny_shards, unsure, tmp_path / "c", epochs=1, min_confidence=0.49) != expected
+    def half_undecided(split: Split, index: int, members: Members) -> Members:
+        mask = split.mask(index, "png")
+        mask[:, : mask.shape[1] // 2] = 255
+        return half_unsure(split, index, members) | ({"png": encode_mask(mask)} if split.name == "train" else {})
+
+    unsure, undecided = (rewrite(masks, half, name=half.__name__) for half in (half_unsure, half_undecided))
+    expected = train("a", masks=undecided, epochs=1)
+    assert train("b", masks=unsure, epochs=1, min_confidence=0.5) == expected
+    assert train("c", masks=unsure, epochs=1, min_confidence=0.49) != expected
 
 
-def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_gives_it(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_gives_it(train: Train):
     with pytest.raises(ArtifactError, match=r"min_confidence 0\.5 needs: set extract_pseudomasks\.confidence: true"):
-        train(tiny_params, tiny_shards, masks, tmp_path, min_confidence=0.5)
+        train(min_confidence=0.5)
 
 
 @pytest.mark.parametrize(
@@ -234,81 +211,54 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], 
         TrainSegmenterConfig(epochs=2, **settings)
 
 
-def test_a_frozen_encoder_is_written_as_it_was_read(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_a_frozen_encoder_is_written_as_it_was_read(train: Train, tmp_path: Path):
     torch.manual_seed(3)
     sizes = {"depth": 1, "embed_dim": 16, "num_heads": 2, "patch_size": 8}
     weights = timm.create_model("test_vit", img_size=32, in_chans=15, num_classes=0, **sizes).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
     settings = {"arch": "vit", "encoder": "test_vit", "options": {**sizes, "drop_path_rate": 0.5}}
-    train(
-        tiny_params,
-        tiny_shards,
-        masks,
-        tmp_path,
-        **settings,
-        pretrained=str(tmp_path / "weights.safetensors"),
-        freeze_encoder=True,
-        self_training=1,
-    )
-    written = load_file(tmp_path / "model" / "model.safetensors")
+    train(**settings, pretrained=str(tmp_path / "weights.safetensors"), freeze_encoder=True, self_training=1)
+    written = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(torch.equal(written[f"encoder.{name}"], value) for name, value in weights.items())
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
-    first = train(tiny_params, tiny_shards, masks, tmp_path / "a", seed=1)
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(train: Train):
+    first = train("a", seed=1)
     torch.rand(3)
-    assert train(tiny_params, tiny_shards, masks, tmp_path / "b", seed=1) == first
-    assert train(tiny_params, tiny_shards, masks, tmp_path / "c", seed=2)[0] != first[0]
+    assert train("b", seed=1) == first
+    assert train("c", seed=2)[0] != first[0]
 
 
-def test_the_history_measures_agreement_with_the_pseudomasks(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
-    _, history = train(tiny_params, tiny_shards, masks, tmp_path)
+def test_the_history_measures_agreement_with_the_pseudomasks(train: Train):
+    _, history = train()
     assert [list(row) for row in history] == [["epoch", "train_loss", "val_pseudo_miou", "lr"]] * 2
 
 
 def test_without_pseudomasks_of_val_it_trains_and_scores_nothing(
-    tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path
+    train: Train, tiny_shards: ShardFolder, tmp_path: Path
 ):
-    masks = write_masks(tiny_shards, tmp_path / "masks", splits=("train",))
-    _, history = train(tiny_params, tiny_shards, masks, tmp_path, keep="best")
+    train_alone = write_masks(tiny_shards, tmp_path / "masks", splits=("train",))
+    _, history = train(masks=train_alone, keep="best")
     assert [list(row) for row in history] == [["epoch", "train_loss", "lr"]] * 2
 
 
-def test_without_pseudomasks_of_train_it_says_so(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path):
-    masks = write_masks(tiny_shards, tmp_path / "masks", splits=("val",))
+def test_without_pseudomasks_of_train_it_says_so(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
+    val_alone = write_masks(tiny_shards, tmp_path / "masks", splits=("val",))
     with pytest.raises(ArtifactError, match="train"):
-        train(tiny_params, tiny_shards, masks, tmp_path)
+        train(masks=val_alone)
 
 
-def test_pseudomasks_of_other_images_are_refused(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_pseudomasks_of_other_images_are_refused(train: Train, masks: ShardFolder):
     entries = {"train": masks.index.splits["val"]}
     write_index(masks.path, masks.index.model_copy(update={"splits": entries}))
     with pytest.raises(ArtifactError, match=r"no sample.*made from other data"):
-        train(tiny_params, tiny_shards, ShardFolder.open(masks.path), tmp_path)
+        train(masks=ShardFolder.open(masks.path))
 
 
-def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(fit: Callable[..., Any]):
     def trained(decay: float) -> dict[str, torch.Tensor]:
         settings = {"arch": "vit", "encoder": "test_vit", "options": {}, "lr": 1e-6, "weight_decay": decay}
-        model, *_ = train_segmenter(
-            tiny_shards,
-            masks,
-            image_size=(32, 32),
-            training=tiny_params.train_segmenter.model_copy(update=settings),
-            seed=0,
-            precision="fp32",
-            context=Context(device="cpu", workers=0, checkpoints=tmp_path / str(decay), resume=False),
-        )
+        model, *_ = fit(str(decay), **settings)
         return dict(model.named_parameters())
 
     without, strong = trained(0.0), trained(1e4)
@@ -317,19 +267,9 @@ def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(
     assert {"encoder.cls_token", "encoder.pos_embed"} <= without.keys() - shrunk
 
 
-def test_encoder_and_decoder_have_rates_of_their_own(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_encoder_and_decoder_have_rates_of_their_own(fit: Callable[..., Any]):
     def trained(**settings: Any) -> dict[str, torch.Tensor]:
-        model, *_ = train_segmenter(
-            tiny_shards,
-            masks,
-            image_size=(32, 32),
-            training=tiny_params.train_segmenter.model_copy(update={"epochs": 2, "weight_decay": 0.0, **settings}),
-            seed=0,
-            precision="fp32",
-            context=Context(device="cpu", workers=0, checkpoints=tmp_path / str(settings), resume=False),
-        )
+        model, *_ = fit(str(settings), **{"epochs": 2, "weight_decay": 0.0, **settings})
         return dict(model.named_parameters())
 
     still = trained(lr=1e-12, decoder_lr=1e-12)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from ctm.params import Params
 from ctm.runtime.context import Context
 from ctm.training.segmenter import train_segmenter
 from ctm.training.self_training import write_own_masks
+
+Train = Callable[..., tuple[bytes, Any]]
 
 TINY = {
     "arch": "vit",
@@ -60,20 +62,26 @@ def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
     return write_candidates(tiny_shards, tmp_path / "masks", lambda index: (index % 8, (index + 3) % 8))
 
 
-def train(params: Params, shards: ShardFolder, masks: ShardFolder, folder: Path, **settings: Any) -> tuple[bytes, Any]:
-    """Bytes of the written weights, and the history."""
-    resume = settings.pop("resume", True)
-    model, spec, inputs, history = train_segmenter(
-        shards,
-        masks,
-        image_size=(32, 32),
-        training=params.train_segmenter.model_copy(update={**TINY, "self_training": 2, **settings}),
-        seed=0,
-        precision="fp32",
-        context=Context(device="cpu", workers=0, checkpoints=folder / "checkpoints", resume=resume),
-    )
-    save_segmenter(folder / "model", model, spec, classes=shards.classes, inputs=inputs)
-    return (folder / "model" / "model.safetensors").read_bytes(), history
+@pytest.fixture
+def train(tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path) -> Train:
+    """Trains in a folder of that name; gives the bytes of the written weights, and the history."""
+
+    def trained(
+        name: str = "run", *, masks: ShardFolder = masks, resume: bool = True, **settings: Any
+    ) -> tuple[bytes, Any]:
+        model, spec, inputs, history = train_segmenter(
+            tiny_shards,
+            masks,
+            image_size=(32, 32),
+            training=tiny_params.train_segmenter.model_copy(update={**TINY, "self_training": 2, **settings}),
+            seed=0,
+            precision="fp32",
+            context=Context(device="cpu", workers=0, checkpoints=tmp_path / name / "checkpoints", resume=resume),
+        )
+        save_segmenter(tmp_path / name / "model", model, spec, classes=tiny_shards.classes, inputs=inputs)
+        return (tmp_path / name / "model" / "model.safetensors").read_bytes(), history
+
+    return trained
 
 
 class Bands(nn.Module):
@@ -100,7 +108,9 @@ def own(shards: ShardFolder, candidates: ShardFolder, folder: Path) -> ShardFold
     return ShardFolder.open(folder)
 
 
-def test_a_mask_holds_its_images_candidates_alone(tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path):
+def test_a_mask_holds_its_images_candidates_alone(
+    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+):
     written = own(tiny_shards, masks, tmp_path / "own").split("train")
     assert written.keys == tiny_shards.split("train").keys
     assert len(written) == 24
@@ -112,7 +122,7 @@ def test_a_mask_holds_its_images_candidates_alone(tiny_shards: ShardFolder, mask
     assert any(len(np.unique(written.mask(index, "png"))) == 2 for index in range(24))
 
 
-def test_candidates_are_joined_by_key(tiny_shards: ShardFolder, tmp_path: Path):
+def test_candidates_are_joined_by_key(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
     masks = write_candidates(tiny_shards, tmp_path / "masks", lambda index: (index % 8,))
     turned = tmp_path / "turned"
     split = masks.split("train")
@@ -124,7 +134,9 @@ def test_candidates_are_joined_by_key(tiny_shards: ShardFolder, tmp_path: Path):
     assert all(np.unique(written.mask(index, "png")).tolist() == [index % 8] for index in range(24))
 
 
-def test_the_background_is_always_a_candidate_but_where_there_is_no_other(tiny_shards: ShardFolder, tmp_path: Path):
+def test_the_background_is_always_a_candidate_but_where_there_is_no_other(
+    train: Train, masks: ShardFolder, tiny_shards: ShardFolder, tmp_path: Path
+):
     def labels(index: int) -> tuple[int, ...]:
         return () if index == 0 else (1 + index % 7,)
 
@@ -138,7 +150,7 @@ def test_the_background_is_always_a_candidate_but_where_there_is_no_other(tiny_s
 
 
 def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(
-    tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
 ):
     own(tiny_shards, masks, tmp_path / "own")
     files = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
@@ -151,39 +163,15 @@ def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(
     assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == files
 
 
-def test_the_history_counts_its_epochs_through_all_rounds(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
-    _, history = train(tiny_params, tiny_shards, masks, tmp_path)
+def test_the_history_counts_its_epochs_through_all_rounds(train: Train):
+    _, history = train()
     assert [(row["round"], row["epoch"]) for row in history] == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]
     assert list(history[0]) == ["epoch", "train_loss", "val_pseudo_miou", "lr", "round"]
 
 
-def test_a_round_learns_something_else_than_the_first(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
-    weights = [
-        train(tiny_params, tiny_shards, masks, tmp_path / f"{n}", self_training=n, epochs=1, warmup_epochs=0)[0]
-        for n in range(3)
-    ]
+def test_a_round_learns_something_else_than_the_first(train: Train):
+    weights = [train(f"{n}", self_training=n, epochs=1, warmup_epochs=0)[0] for n in range(3)]
     assert len(set(weights)) == 3
-
-
-@contextmanager
-def power_cut(*, step: int) -> Iterator[None]:
-    """Ends the training, as if the machine went down, after so many steps of its optimisers."""
-    steps = itertools.count(1)
-
-    def cut(*_: Any) -> None:
-        if next(steps) == step:
-            raise KeyboardInterrupt
-
-    hook = register_optimizer_step_post_hook(cut)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        hook.remove()
 
 
 ROUND = 6
@@ -192,34 +180,36 @@ ROUND = 6
 
 @pytest.mark.parametrize("settings", [{}, {"keep": "best"}, {"min_confidence": 0.6}], ids=["last", "best", "confident"])
 def test_an_interrupted_run_ends_in_the_bytes_of_an_undisturbed_one(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path, settings: dict[str, Any]
+    power_cut: Callable[..., AbstractContextManager[None]],
+    train: Train,
+    masks: ShardFolder,
+    tmp_path: Path,
+    settings: dict[str, Any],
 ):
-    undisturbed = train(tiny_params, tiny_shards, masks, tmp_path / "a", **settings)
+    undisturbed = train("a", **settings)
     for step in (ROUND - 1, ROUND + 1, ROUND + 1):  # from each start: the second epochs of rounds 0, 1 and 2
         with power_cut(step=step):
-            train(tiny_params, tiny_shards, masks, tmp_path / "b", **settings)
+            train("b", **settings)
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "masks-1")  # as on a machine that has lost its disk
-    assert train(tiny_params, tiny_shards, masks, tmp_path / "b", **settings) == undisturbed
+    assert train("b", **settings) == undisturbed
 
 
-def test_a_finished_round_is_not_trained_again(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_a_finished_round_is_not_trained_again(power_cut: Callable[..., AbstractContextManager[None]], train: Train):
     with power_cut(step=2 * ROUND + 1):
-        train(tiny_params, tiny_shards, masks, tmp_path)
+        train()
     steps = itertools.count()
     hook = register_optimizer_step_post_hook(lambda *_: next(steps) and None)
     try:
-        train(tiny_params, tiny_shards, masks, tmp_path)
+        train()
     finally:
         hook.remove()
     assert next(steps) == ROUND
 
 
 def test_a_run_that_starts_anew_forgets_every_round(
-    tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
 ):
     other = write_candidates(tiny_shards, tmp_path / "others", lambda index: (index % 8,))
-    expected = train(tiny_params, tiny_shards, masks, tmp_path / "a")
-    train(tiny_params, tiny_shards, other, tmp_path / "b")
-    assert train(tiny_params, tiny_shards, masks, tmp_path / "b", resume=False) == expected
+    expected = train("a")
+    train("b", masks=other)
+    assert train("b", resume=False) == expected
