@@ -17,6 +17,7 @@ def demo_data(
     from ctm.data.datasets.demo import write_demo
 
     write_demo(folder)
+    typer.echo(f"{folder} holds the demo data set")
 
 
 def demo_scene(file: Annotated[Path, typer.Argument(help="GeoTIFF to write, 1024 x 1024 pixels of 15 bands.")]) -> None:

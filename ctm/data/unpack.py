@@ -13,6 +13,7 @@ from ctm.data.mask_files import write_mask_geotiff, write_mask_png
 from ctm.data.shards import TRUTH, ShardFolder, Split
 from ctm.errors import ArtifactError
 from ctm.runtime.outputs import check_new_folder, staged_outputs
+from ctm.runtime.progress import track
 
 __all__ = ["MaskFormat", "write_masks"]
 
@@ -56,7 +57,7 @@ def _write_split(split: Split, member: str, folder: Path, *, write: Callable[[Sp
     indices = [index for index in range(len(split)) if split.has(index, member)]
     if indices:
         folder.mkdir(parents=True)
-    for index in indices:
+    for index in track(indices, description=f"masks of {split.name}"):
         write(split, index, member, folder)
     return len(indices)
 

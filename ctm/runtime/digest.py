@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from ctm.runtime.progress import track
+
 __all__ = ["damaged_file", "digest_artifact"]
 
 
@@ -35,7 +37,8 @@ def damaged_file(path: Path) -> Path | None:
     if not index.is_file():
         return None
     splits = json.loads(index.read_bytes())["splits"].values()
-    files = (file for split in splits for file in (split["records"], *split["shards"]))
+    listed = [file for split in splits for file in (split["records"], *split["shards"])]
+    files = track(listed, description=f"checking {path.name}", unit="file")
     damaged = (path / file["file"] for file in files if _digest_file(path / file["file"]) != file["sha256"])
     return next(damaged, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from ctm.runtime.context import Context
 from ctm.stage import Config, Kind, Metrics, Output, Profile, Ref, Stage
 
 __all__ = ["STAGE"]
+
+logger = logging.getLogger(__name__)
 
 
 class PruneHeadsStageConfig(Config):
@@ -43,6 +46,7 @@ def run(config: PruneHeadsStageConfig, context: Context, *, shards: Path, classi
     device = pick_device(context.device)
     gated, images = gated.to(device), images.to(device)
     small = prune_heads(gated)
+    logger.info("  comparing and timing the gated and the pruned model on %d images of val", len(images))
     difference = compare_models(gated, small, images)
     if not difference <= settings.tolerance:
         raise ModelError(
