@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +13,8 @@ from tqdm import tqdm
 __all__ = ["track"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -24,21 +27,32 @@ def track(
     On a terminal a bar is drawn and removed at the end. Elsewhere a plain line is written every 15 seconds, so that
     a cluster's log stays readable, and nothing at all for work that is shorter than that.
     """
-    terminal = sys.stderr.isatty()
-    interval = 0.2 if terminal else SECONDS_BETWEEN_LINES
-    bar = tqdm(
-        iterable,
-        desc=description,
-        total=total,
-        initial=start,
-        unit=unit,
-        leave=False,
-        dynamic_ncols=terminal,
-        ncols=None if terminal else 80,
-        ascii=not terminal,
-        mininterval=interval,
-        maxinterval=interval,
-        delay=interval if not terminal else 0.5,
-        disable=not logging.getLogger("ctm").isEnabledFor(logging.INFO),
-    )
-    yield from bar
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    if sys.stderr.isatty():
+        yield from tqdm(
+            iterable,
+            desc=description,
+            total=total,
+            initial=start,
+            unit=unit,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0.2,
+            delay=0.5,
+            disable=not logger.isEnabledFor(logging.INFO),
+        )
+        return
+    begun = said = time.monotonic()
+    for done, item in enumerate(iterable, start=start + 1):
+        yield item
+        if (now := time.monotonic()) - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            logger.info("  %s", _line(description, done, total, seconds=(now - begun) / (done - start)))
+
+
+def _line(description: str, done: int, total: int | None, *, seconds: float) -> str:
+    """How far it is, and how long the rest takes at so many seconds an item."""
+    if total is None:
+        return f"{description}: {done:,}"
+    return f"{description}: {done:,} of {total:,}, {(total - done) * seconds:.0f} s left"

@@ -30,3 +30,16 @@ def test_items_are_taken_one_by_one():
 def test_short_work_writes_nothing_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]):
     list(track(range(10_000), description="numbers"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_longer_work_writes_plain_lines_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("ctm.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level("INFO", logger="ctm"):
+        list(track(["a", "b"], description="letters"))
+        list(track(iter("ab"), description="letters", start=1000))
+    assert caplog.messages == [
+        "  letters: 1 of 2, 0 s left",
+        "  letters: 2 of 2, 0 s left",
+        "  letters: 1,001",
+        "  letters: 1,002",
+    ]
