@@ -7,9 +7,10 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ctm.runtime.checkpoint_store import CheckpointStore
+if TYPE_CHECKING:  # what keeps checkpoints is no part of what a stage computes: not of its fingerprint
+    from ctm.runtime.checkpoint_store import CheckpointStore
 
 __all__ = ["SINGLE", "WHOLE", "Context", "Device", "Launch", "Part", "Precision", "available_cores"]
 
