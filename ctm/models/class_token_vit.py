@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from difflib import get_close_matches
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import timm
 import torch
@@ -309,16 +309,16 @@ def _build_backbone(config: ModelConfig, in_channels: int) -> VisionTransformer:
     _check_backbone(config.backbone)
     sizes = {name: getattr(config, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
     given = {name: size for name, size in sizes.items() if size is not None}
-    arguments: dict[str, Any] = {
-        "img_size": config.size,
-        "in_chans": in_channels,
-        "num_classes": 0,
-        "dynamic_img_size": False,
-        "drop_path_rate": config.drop_path,
-        **given,
-    }
     vit = create_vit(
-        config.backbone, config.pretrained, arguments, sizes=given, what="backbone", parameter="model.pretrained"
+        config.backbone,
+        config.pretrained,
+        given,
+        what="backbone",
+        parameter="model.pretrained",
+        img_size=config.size,
+        in_chans=in_channels,
+        dynamic_img_size=False,
+        drop_path_rate=config.drop_path,
     )
     if vit.pos_embed is None:
         raise ModelError(f"backbone {config.backbone!r} has no learned position embedding; choose another")

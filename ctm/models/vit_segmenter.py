@@ -92,7 +92,15 @@ def build_vit_segmenter(
     _check_names(encoder, options)
     _check_columnar(encoder)
     head = HEAD_OPTIONS | {name: value for name, value in options.items() if name in HEAD_OPTIONS}
-    vit = _build_encoder(encoder, {k: v for k, v in options.items() if k not in HEAD_OPTIONS}, inputs, pretrained)
+    vit = create_vit(
+        encoder,
+        pretrained,
+        {name: value for name, value in options.items() if name not in HEAD_OPTIONS},
+        what=f"train_segmenter: for arch {ARCH} the encoder",
+        parameter="train_segmenter.pretrained",
+        img_size=inputs.image_size,
+        in_chans=inputs.channels,
+    )
     depth = len(cast("Any", vit.feature_info))
     for name, most in (("decoder_channels", None), ("blocks", depth)):
         if not isinstance(head[name], int) or head[name] < 1 or (most is not None and head[name] > most):
@@ -115,13 +123,6 @@ def _check_names(encoder: str, options: Mapping[str, Any]) -> None:
         raise ModelError(
             f"train_segmenter.options: {ARCH} with {encoder} takes no {unknown[0]!r}. Options: {', '.join(known)}."
         )
-
-
-def _build_encoder(name: str, sizes: Mapping[str, Any], inputs: InputSpec, pretrained: bool | str) -> nn.Module:
-    """Timm's model without its head, with weights and positions adapted to the channels and the image size."""
-    arguments: dict[str, Any] = {"img_size": inputs.image_size, "in_chans": inputs.channels, "num_classes": 0, **sizes}
-    what, parameter = f"train_segmenter: for arch {ARCH} the encoder", "train_segmenter.pretrained"
-    return create_vit(name, pretrained, arguments, sizes=sizes, what=what, parameter=parameter)
 
 
 def _check_columnar(name: str) -> None:

@@ -19,27 +19,22 @@ DOWNLOAD_HINT = "Without network, give the path of a .safetensors file with the 
 
 
 def create_vit(
-    name: str,
-    pretrained: bool | str,
-    arguments: Mapping[str, Any],
-    *,
-    sizes: Mapping[str, Any],
-    what: str,
-    parameter: str,
+    name: str, pretrained: bool | str, sizes: Mapping[str, Any], *, what: str, parameter: str, **fixed: Any
 ) -> nn.Module:
-    """Builds one of timm's Vision Transformers, its weights adapted to the channels and the grid.
+    """Builds one of timm's Vision Transformers without its head, its weights adapted to the channels and the grid.
 
     Args:
         name: of the model.
         pretrained: False, True for the published weights, or the path of a safetensors file.
-        arguments: of ``timm.create_model``.
-        sizes: those of them that a user has given.
+        sizes: arguments of ``timm.create_model`` that a user has given.
         what: the model in messages.
         parameter: name of the parameter ``pretrained``.
+        fixed: the other arguments.
 
     Raises:
         ModelError: the sizes do not go together, or the weights are missing or do not fit.
     """
+    arguments = {"num_classes": 0, **fixed, **sizes}
     overlay: dict[str, Any] = {}
     try:
         if isinstance(pretrained, str):
