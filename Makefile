@@ -88,7 +88,7 @@ ablation: $(INSTALLED)  ## Without masking, without register token, without prun
 	  --column pseudomasks.train.miou --results ablation
 
 picture: $(INSTALLED)  ## Draw the picture of the README from the run that `make demo` has made
-	@$(RUN) python -m pipelines.picture
+	@$(RUN) python docs/picture.py
 
 bench: $(INSTALLED)  ## Measure what must be fast against a plain reference, as ratios in one run
 	@$(RUN) python -m bench

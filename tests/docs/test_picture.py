@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ctm.evaluation.figures import class_colours, mask_overlay
-from pipelines.picture import CELL, COLUMNS, GAP, draw, panels_of_run
+from docs.picture import CELL, COLUMNS, GAP, draw, panels_of_run
 
 
 def test_the_first_val_images_are_shown_with_pseudo_mask_prediction_and_truth(pipeline: Any, tiny_shards: Any):
