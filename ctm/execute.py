@@ -23,7 +23,7 @@ from ctm.runtime.digest import damaged_file, digest_artifact
 from ctm.runtime.outputs import partial_path, staged_outputs
 from ctm.runtime.provenance import git_revision, run_label
 from ctm.runtime.storage import Tree, is_remote, listing_digest, open_tree
-from ctm.stage import Config, Metrics, Parts, Source, Stage
+from ctm.stage import Config, Kind, Metrics, Parts, Source, Stage
 
 __all__ = ["RunOptions", "execute", "manifest_path"]
 
@@ -189,7 +189,7 @@ def _check_writable(stage: Stage, outputs: Mapping[str, Path]) -> None:
             wrong = f"{place} is a file, no folder"
         elif not os.access(place, os.W_OK | os.X_OK):
             wrong = f"nothing may be written into {place}"
-        elif path.is_file() and name in stage.outputs and not Path(stage.outputs[name].path).suffix:
+        elif path.is_file() and name in stage.outputs and stage.outputs[name].kind in (Kind.DATASET, Kind.MODEL):
             wrong = "it is a file, and a folder is to be written"
         if wrong:
             raise ArtifactError(f"--{name.replace('_', '-')} {path}: {wrong}. Name another place.")

@@ -90,7 +90,7 @@ def test_a_stage_is_a_command_with_its_ports_as_options(name: str):
     assert all(options[port].default == Path(output.path) for port, output in stage.outputs.items())
     assert options["metrics"].default == stage.metrics
     rest = {"metrics", "manifest", "params", "overrides", "config", "device", "workers", "checkpoints", "resume"}
-    rest |= {"label", "executor_input"} | ({"part"} if stage.divisible else set())
+    rest |= {"labels", "executor_input"} | ({"part"} if stage.divisible else set())
     assert set(options) == {*stage.inputs, *stage.outputs, *rest}
 
 

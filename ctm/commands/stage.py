@@ -48,7 +48,7 @@ def stage_command(stage: Stage) -> Callable[..., None]:
             workers=given["workers"],
             resume=given["resume"] == "auto",
             part=_read_part(given.get("part", "1/1")),
-            labels=dict(map(_read_label, given["label"])),
+            labels=dict(map(_read_label, given["labels"])),
             expected=task.expected(stage) if task else {},
             launch=launch,
         )
@@ -138,13 +138,15 @@ def _stage_parameters(stage: Stage) -> list[inspect.Parameter]:
             "auto",
             help="auto continues an interrupted run of the very same stage, code, parameters and inputs.",
         ),
-        _option("label", list[str], [], metavar="NAME=VALUE", help="Recorded in the manifest; repeatable."),
+        _option(
+            "labels", list[str], [], flag="--label", metavar="NAME=VALUE", help="Recorded in the manifest; repeatable."
+        ),
         _option("executor_input", str | None, None, metavar="JSON", help="What Kubeflow tells a task of itself."),
     ]
 
 
-def _option(name: str, annotation: Any, default: Any, **about: Any) -> inspect.Parameter:
-    option = typer.Option(f"--{name.replace('_', '-')}", **about)
+def _option(name: str, annotation: Any, default: Any, *, flag: str = "", **about: Any) -> inspect.Parameter:
+    option = typer.Option(flag or f"--{name.replace('_', '-')}", **about)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=default
     )

@@ -139,7 +139,7 @@ MISTAKES = {
     ),
     "a folder that holds no model": Mistake(
         ("extract-pseudomasks", "--shards", "artifacts/shards", "--pruned", "data/photos"),
-        ("data/photos", "model.json", "Run the stage that writes it"),
+        ("data/photos", "model.json", "train-classifier and prune-heads write one"),
     ),
     "damaged shards index": Mistake(
         TRAIN, ("artifacts/shards/index.json", "damaged", "run its stage again"), damaged_index
