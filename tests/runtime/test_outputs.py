@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ctm.errors import ArtifactError
 from ctm.runtime.outputs import remove, staged_outputs, write_text
 
 
@@ -52,9 +53,13 @@ def test_a_folder_replaces_a_folder_with_all_that_was_in_it(tmp_path: Path):
     assert content(tmp_path) == {"model/both": "2"}
 
 
-def test_a_file_replaces_a_folder(tmp_path: Path):
+def test_an_output_that_is_a_file_replaces_a_folder_and_a_text_does_not(tmp_path: Path):
     make_folder(tmp_path / "out", old="1")
-    write_text(tmp_path / "out", "2")
+    with pytest.raises(ArtifactError, match="out is a folder, which a file would replace"):
+        write_text(tmp_path / "out", "2")
+    assert content(tmp_path) == {"out/old": "1"}
+    with staged_outputs({"file": tmp_path / "out"}) as staged:
+        staged["file"].write_text("2")
     assert content(tmp_path) == {"out": "2"}
 
 

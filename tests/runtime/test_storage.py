@@ -118,8 +118,8 @@ def test_names_that_are_no_utf_8_are_listed_read_and_digested(tmp_path: Path):
 
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path):
     folder(tmp_path, file="1")
-    for path in (tmp_path / "missing", tmp_path / "file"):
-        with pytest.raises(StorageError, match=rf"{path} does not exist; set dataset\.root"):
+    for path, wrong in ((tmp_path / "missing", "does not exist"), (tmp_path / "file", "is a file")):
+        with pytest.raises(StorageError, match=rf"{path} {wrong}; set dataset\.root"):
             _ = LocalTree(str(path)).files
 
 
