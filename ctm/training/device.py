@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
@@ -72,6 +73,7 @@ def setup_fabric(device: torch.device, precision: Precision, processes: Processe
     if precision == "fp16" and device.type == "cpu":
         raise ModelError("precision: fp16 trains on a GPU only. Use fp32 or bf16 on the CPU.")
     launch = processes.launch
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats the precision that the user has set
     several = DDPStrategy(find_unused_parameters=True) if launch.world > 1 else "auto"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fabric advises on hardware that the user has not chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ def test_a_missing_gpu_is_told_when_it_is_asked_for_and_not_missed_otherwise():
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(ModelError, match=r"no CUDA device can be used here\. Use --device cpu"):
         pick_device("cuda")
+
+
+def test_fabric_says_nothing_of_itself_on_the_screen():
+    lines = "import torch; from ctm.training.device import setup_fabric; setup_fabric(torch.device('cpu'), 'bf16')"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_half_precision_of_gpus_is_refused_on_the_cpu():
