@@ -42,7 +42,7 @@ Raw = Annotated[
     typer.Option(
         "--raw",
         metavar="URI",
-        help="Raw data as pods reach them: s3://bucket/prefix or a mounted path; left out: dataset.root, in S3.",
+        help="Raw data as pods reach them: s3://bucket/prefix or a mounted path; left out: dataset.root.",
     ),
 ]
 Host = Annotated[
