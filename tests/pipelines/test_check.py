@@ -14,14 +14,23 @@ from pipelines.build import compile_text
 from pipelines.check import check_package
 from pipelines.profiles import load_profile
 
-CONTAINER = "deploymentSpec.executors.exec-train-classifier.container"
+EXECUTORS = "deploymentSpec.executors"
+CONTAINER = f"{EXECUTORS}.exec-train-classifier.container"
 RESOURCES = f"{CONTAINER}.resources"
-PODS = "platforms.kubernetes.deploymentSpec.executors"
+PODS = f"platforms.kubernetes.{EXECUTORS}"
 POD = f"{PODS}.exec-train-classifier"
+SHM, SECRET = f"{POD}.emptyDirMounts.0", f"{POD}.secretAsEnv.0.secretNameParameter"
+CLAIM, CLAIM_NAME = f"{POD}.pvcMount.0", f"{POD}.pvcMount.0.pvcNameParameter"
 TASKS = "root.dag.tasks"
 INPUTS = f"{TASKS}.train-classifier.inputs"
-OUTPUTS = "components.comp-for-loop-1.dag.outputs"
-MADE = "pipelinechannel--extract-pseudomasks-pseudomasks"
+SHARDS = f"{INPUTS}.artifacts.shards"
+DIGEST = f"{INPUTS}.parameters.shards_digest.taskOutputParameter"
+LOOP = f"{TASKS}.for-loop-1.parameterIterator"
+MADE = "components.comp-for-loop-1.dag.outputs.{}.pipelinechannel--extract-pseudomasks-pseudomasks{}"
+MADE_ARTIFACT = MADE.format("artifacts", ".artifactSelectors.0")
+MADE_PARAMETER = MADE.format("parameters", "_digest.valueFromParameter")
+OTHER = "{{$.inputs.parameters['pipelinechannel--other']}}"
+NO_TASK = {"taskOutputParameter": {"producerTask": "createpvc", "outputParameterKey": "name"}}
 GONE = object()
 LONG = "a" * 64
 
@@ -37,7 +46,7 @@ DAMAGES: dict[str, tuple[str, Any, str]] = {
     "no image": (f"{CONTAINER}.image", "", "'' is no image"),
     "image of no parameter": (
         f"{CONTAINER}.image",
-        "{{$.inputs.parameters['pipelinechannel--other']}}",
+        OTHER,
         "it uses parameter 'pipelinechannel--other', which task train-classifier is not given",
     ),
     "default that is not passed on": (
@@ -45,64 +54,40 @@ DAMAGES: dict[str, tuple[str, Any, str]] = {
         GONE,
         "executor exec-train-classifier: it uses parameter 'override', which task train-classifier is not given",
     ),
-    "executor": (
-        "components.comp-evaluate.executorLabel",
-        "exec-none",
-        "component comp-evaluate: executor 'exec-none' does not exist",
-    ),
-    "component": (
-        f"{TASKS}.evaluate.componentRef.name",
-        "comp-none",
-        "task evaluate of root: component 'comp-none' does not exist",
-    ),
+    "executor": ("components.comp-evaluate.executorLabel", "none", "component comp-evaluate: executor 'none' does not"),
+    "component": (f"{TASKS}.evaluate.componentRef.name", "none", "task evaluate of root: component 'none' does not"),
     "task waited for": (
-        f"{TASKS}.train-classifier.dependentTasks",
+        f"{TASKS}.evaluate.dependentTasks",
         ["none"],
         "task 'none', which it waits for, does not exist",
     ),
     "producer of an artifact": (
-        f"{INPUTS}.artifacts.shards.taskOutputArtifact.producerTask",
+        f"{SHARDS}.taskOutputArtifact.producerTask",
         "none",
         "task train-classifier of root: task 'none', whose 'shards' it reads, does not exist",
     ),
     "artifact": (
-        f"{INPUTS}.artifacts.shards.taskOutputArtifact.outputArtifactKey",
+        f"{SHARDS}.taskOutputArtifact.outputArtifactKey",
         "shard",
         "task preprocess has no output 'shard'; its outputs: contact_sheet, ",
     ),
-    "producer of a parameter": (
-        f"{INPUTS}.parameters.shards_digest.taskOutputParameter.producerTask",
-        "none",
-        "task 'none', whose 'shards_digest' it reads",
-    ),
-    "output parameter": (
-        f"{INPUTS}.parameters.shards_digest.taskOutputParameter.outputParameterKey",
-        "digest",
-        "task preprocess has no output 'digest'",
-    ),
+    "producer of a parameter": (f"{DIGEST}.producerTask", "none", "task 'none', whose 'shards_digest' it reads"),
+    "output parameter": (f"{DIGEST}.outputParameterKey", "digest", "task preprocess has no output 'digest'"),
     "parameter of the pipeline": (
         f"{INPUTS}.parameters.config.componentInputParameter",
         "settings",
         "root has no input parameter 'settings'",
     ),
-    "artifact of the pipeline": (
-        f"{INPUTS}.artifacts.shards",
-        {"componentInputArtifact": "pack"},
-        "root has no input artifact 'pack'",
-    ),
-    "input without value": (f"{INPUTS}.artifacts.shards", GONE, "input 'shards' has neither value nor default"),
-    "items of a loop": (
-        f"{TASKS}.for-loop-1.parameterIterator.items.inputParameter",
-        "none",
-        "the items of the loop, 'none', are no input of it",
-    ),
+    "artifact of the pipeline": (SHARDS, {"componentInputArtifact": "pack"}, "root has no input artifact 'pack'"),
+    "input without value": (SHARDS, GONE, "input 'shards' has neither value nor default"),
+    "items of a loop": (f"{LOOP}.items.inputParameter", "none", "the items of the loop, 'none', are no input of it"),
     "collected artifact": (
-        f"{OUTPUTS}.artifacts.{MADE}.artifactSelectors.0.producerSubtask",
+        f"{MADE_ARTIFACT}.producerSubtask",
         "none",
         "task 'none', whose 'pseudomasks' it reads, does not exist in comp-for-loop-1",
     ),
     "collected parameter": (
-        f"{OUTPUTS}.parameters.{MADE}_digest.valueFromParameter.outputParameterKey",
+        f"{MADE_PARAMETER}.outputParameterKey",
         "digest",
         "task extract-pseudomasks has no output 'digest'",
     ),
@@ -114,30 +99,19 @@ DAMAGES: dict[str, tuple[str, Any, str]] = {
     "operator": (f"{POD}.tolerations.0.operator", "Is", "unknown operator 'Is'; use Exists or Equal"),
     "value": (f"{POD}.tolerations.0.value", "present", "Exists goes with no value"),
     "every taint": (f"{POD}.tolerations.0", {"effect": "NoSchedule"}, "without a key the operator must be"),
-    "size": (f"{POD}.emptyDirMounts.0.sizeLimit", "8 GB", "volume shm: size '8 GB' is no quantity"),
-    "medium": (f"{POD}.emptyDirMounts.0.medium", "RAM", "volume shm: unknown medium 'RAM'"),
-    "volume name": (f"{POD}.emptyDirMounts.0.volumeName", "", "'' names no volume"),
-    "path": (f"{POD}.emptyDirMounts.0.mountPath", "dev/shm", "a volume is mounted at 'dev/shm'; give"),
-    "one path twice": (f"{POD}.emptyDirMounts.0.mountPath", "/checkpoints", "two volumes are mounted"),
-    "claim without name": (f"{POD}.pvcMount.0", {"mountPath": "/checkpoints"}, "'' names no volume claim"),
+    "size": (f"{SHM}.sizeLimit", "8 GB", "volume shm: size '8 GB' is no quantity"),
+    "medium": (f"{SHM}.medium", "RAM", "volume shm: unknown medium 'RAM'"),
+    "volume name": (f"{SHM}.volumeName", "", "'' names no volume"),
+    "path": (f"{SHM}.mountPath", "dev/shm", "a volume is mounted at 'dev/shm'; give"),
+    "one path twice": (f"{SHM}.mountPath", "/checkpoints", "two volumes are mounted"),
+    "claim without name": (CLAIM, {"mountPath": "/checkpoints"}, "'' names no volume claim"),
     "claim of a parameter": (
-        f"{POD}.pvcMount.0",
-        {"mountPath": "/checkpoints", "pvcNameParameter": {"componentInputParameter": "none"}},
+        CLAIM_NAME,
+        {"componentInputParameter": "none"},
         "volume claim: root has no input parameter 'none'",
     ),
-    "claim of a task": (
-        f"{POD}.pvcMount.0",
-        {
-            "mountPath": "/checkpoints",
-            "pvcNameParameter": {"taskOutputParameter": {"producerTask": "createpvc", "outputParameterKey": "name"}},
-        },
-        "volume claim: task 'createpvc', whose 'name' it reads, does not exist",
-    ),
-    "secret": (
-        f"{POD}.secretAsEnv.0.secretNameParameter.runtimeValue.constant",
-        "My Secret",
-        "'My Secret' names no secret",
-    ),
+    "claim of a task": (CLAIM_NAME, NO_TASK, "volume claim: task 'createpvc', whose 'name' it reads, does not exist"),
+    "secret": (f"{SECRET}.runtimeValue.constant", "My Secret", "'My Secret' names no secret"),
     "label": (f"{POD}.podMetadata", {"labels": {"ctm/git": LONG}}, f"label ctm/git={LONG} is no label"),
     "label's name": (f"{POD}.podMetadata", {"labels": {"git revision": "a"}}, "label 'git revision' is no"),
     "selector": (f"{POD}.nodeSelector.labels.gpu", "L4, A100", "selector gpu=L4, A100 is no label"),
