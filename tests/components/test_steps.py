@@ -46,15 +46,10 @@ def test_the_comparison_gets_names_and_metrics_and_writes_a_page_and_a_table():
     container = document(compare_runs)["deploymentSpec"]["executors"]["exec-compare-runs"]["container"]
     assert container["command"] == ["ctm-entrypoint"]
     assert container["args"] == [
-        "compare-runs",
-        "--names",
-        "{{$.inputs.parameters['names']}}",
-        "--report",
-        "{{$.outputs.artifacts['report'].path}}",
-        "--metrics",
-        "{{$.outputs.artifacts['table'].path}}",
-        "--executor-input",
-        "{{$}}",
+        *("compare-runs", "--names", "{{$.inputs.parameters['names']}}"),
+        *("--report", "{{$.outputs.artifacts['report'].path}}"),
+        *("--metrics", "{{$.outputs.artifacts['table'].path}}"),
+        *("--executor-input", "{{$}}"),
     ]
     component = document(compare_runs)["components"]["comp-compare-runs"]
     assert component["inputDefinitions"]["artifacts"]["metrics"]["isArtifactList"]
