@@ -18,19 +18,11 @@ def image(letter: str) -> str:
 
 
 def test_the_narrower_image_wins_over_the_wider_and_the_later_over_the_earlier():
-    given = [
-        f"evaluate={image('e')}",
-        f"gpu={image('b')}",
-        image("a"),
-        f"gpu={image('c')}",
-        f"train-classifier={image('d')}",
-    ]
-    chosen = choose_images(given)
-    assert chosen["preprocess"] == image("a")
-    assert chosen["evaluate"] == image("e")
-    assert chosen["train_classifier"] == image("d")
-    others = {name for name, stage in STAGES.items() if stage.profile is Profile.GPU} - {"evaluate", "train_classifier"}
-    assert {chosen[name] for name in others} == {image("c")}
+    narrow = [f"evaluate={image('e')}", f"gpu={image('b')}"]
+    chosen = choose_images([*narrow, image("a"), f"gpu={image('c')}", f"train-classifier={image('d')}"])
+    expected = {name: image("c") for name, stage in STAGES.items() if stage.profile is Profile.GPU}
+    expected |= {"preprocess": image("a"), "evaluate": image("e"), "train_classifier": image("d")}
+    assert chosen == expected
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,7 @@ class Artifacts:
         shards = folder / "ctm" / run / "preprocess" / "e1" / "shards"
         write(trained, MODEL)
         write(shards, {"index.json": b"{}"})
-        source = {
-            "stage": "preprocess",
-            "labels": {"raw_data": "abc"},
-            "inputs": {"raw": {"path": "x", "sha256": "def"}},
-        }
-        write(shards.parent, {"manifest": encode(source)})
+        write(shards.parent, {"manifest": encode({"stage": "preprocess", "labels": {"raw_data": "abc"}})})
         self.inputs = {
             name: {"path": f"{mounted}/{path.relative_to(folder).as_posix()}", "sha256": digest_artifact(path)}
             for name, path in {"segmenter": trained, "shards": shards}.items()
@@ -122,13 +117,9 @@ def test_a_run_in_s3_becomes_a_change_that_can_be_committed(
     assert json.loads((tree.root / "models/evaluate.manifest.json").read_text())["labels"] == {"run": "r1"}
     add = "git add models/evaluate.json models/evaluate.manifest.json models/preprocess.manifest.json"
     assert f"{add} models/segmenter.dvc models/.gitignore && git commit" in out
-    assert tree.git("status", "--porcelain", "--untracked-files=all").split("\n")[:-1] == [
-        "?? models/.gitignore",
-        "?? models/evaluate.json",
-        "?? models/evaluate.manifest.json",
-        "?? models/preprocess.manifest.json",
-        "?? models/segmenter.dvc",
-    ]
+    new = (".gitignore", "evaluate.json", "evaluate.manifest.json", "preprocess.manifest.json", "segmenter.dvc")
+    status = tree.git("status", "--porcelain", "--untracked-files=all")
+    assert status == "".join(f"?? models/{name}\n" for name in new)
     assert "up to date" in tree.dvc("status", "models/segmenter.dvc")
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("segm", "heads"))}
     assert rows == {"segmenter.val.miou": ["0.931"], "heads.sparsity": ["0.625"]}
@@ -179,10 +170,7 @@ def test_a_model_from_the_cache_is_found_where_an_earlier_run_left_it(
             for state in ("FAILED", "RUNNING", "CANCELED")
         ),
         ({"pipeline_spec": {}}, "does not say which pipeline it is of"),
-        (
-            {"runtime_config": {"pipeline_root": "oci://x"}},
-            "artifacts are read from gs://, minio://, s3:// and folders",
-        ),
+        ({"runtime_config": {"pipeline_root": "oci://x"}}, "are read from gs://, minio://, s3:// and folders"),
         ({"run_id": "r2"}, "answers 404 Not Found: V2beta1Run r1 not found"),
     ],
 )
@@ -199,9 +187,8 @@ def test_a_run_without_an_evaluation_of_its_own_is_to_be_submitted_again(
     for root in (f"minio://{s3_server.bucket}/record/empty", str(tmp_path)):
         add_run(server, root)
         message = refuse("--run", "r1")
-        assert "run run r1 has no artifacts of evaluate in" in message
-        assert "--no-cache" in message
-        assert "--pipeline-root" in message
+        for words in ("run run r1 has no artifacts of evaluate in", "--no-cache", "--pipeline-root"):
+            assert words in message
 
 
 def test_a_storage_that_refuses_is_no_missing_evaluation(
@@ -229,11 +216,9 @@ def test_a_model_that_was_not_evaluated_is_refused_and_nothing_is_written(
 
 
 def test_what_ctm_did_not_write_is_not_replaced(tree: Tree, local: Artifacts, refuse: Call):
-    mine = tree.root / "models" / "segmenter" / "notes.txt"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine = write(tree.root / "models/segmenter", {"notes.txt": b"mine"})
     assert "is no model that ctm wrote, and would be replaced" in refuse("--run", "r1")
-    assert mine.read_text() == "mine"
+    assert (mine / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -61,26 +59,19 @@ def schedule(server: KubeflowServer, succeed: Call) -> Call:
     return lambda *arguments: succeed("schedule", *arguments, "--host", server.host)
 
 
-def tasks(entry: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = entry["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
-    return found
-
-
 def test_a_schedule_has_what_a_run_has_and_reads_the_data_anew(tree: Tree, server: KubeflowServer, schedule: Call):
     out = schedule("create", *CRON, "--name", "weekly", *RAW, "--experiment", "nightly", "--profile", "gke")
     [entry] = server.schedules
-    assert entry["display_name"] == "weekly"
+    assert (entry["display_name"], entry["status"]) == ("weekly", "ENABLED")
     assert entry["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
-    assert entry["max_concurrency"] == "1"
-    assert entry["no_catchup"] is True
-    assert entry["status"] == "ENABLED"
+    assert (entry["max_concurrency"], entry["no_catchup"]) == ("1", True)
     assert tree.git("rev-parse", "HEAD").strip() in entry["description"]
     assert "raw data: as each run finds them" in entry["description"]
     arguments = entry["runtime_config"]["parameters"]
-    assert arguments["raw"] == "/mnt/demo"
-    assert arguments["raw_data"] == ""
+    assert (arguments["raw"], arguments["raw_data"]) == ("/mnt/demo", "")
     assert {f"{name}_image" for name in STAGES} | set(STAGES) <= set(arguments)
-    cached = {name for name, task in tasks(entry).items() if task["cachingOptions"]}
+    tasks = entry["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    cached = {name for name, task in tasks.items() if task["cachingOptions"]}
     assert cached == {stage.command for stage in STAGES.values()} - {"preprocess", "evaluate"}
     assert f"schedule_id={entry['recurring_run_id']}" in out
     assert server.runs == []
@@ -94,12 +85,8 @@ def test_without_a_command_a_schedule_is_made(tree: Tree, server: KubeflowServer
 @pytest.fixture(scope="session")
 def job(template: Tree) -> Job:
     """What is to be repeated, called weekly."""
-    before = Path.cwd()
-    try:
-        os.chdir(template.root)
+    with contextlib.chdir(template.root):
         return prepare(Request([IMAGE], raw="/mnt/demo", allow_unpushed=True), name="weekly", scheduled=True)
-    finally:
-        os.chdir(before)
 
 
 def test_a_name_that_is_taken_is_refused(server: KubeflowServer, job: Job):
@@ -189,8 +176,9 @@ def test_a_schedule_is_deleted_by_name_or_id(server: KubeflowServer, schedule: C
     assert schedule("delete", "a") == "deleted a (id-a)\n"
     schedule("delete", "id-b")
     assert names(server.schedules) == ["c"]
-    assert "no schedule 'a'" in fail("schedule", "delete", "a", "--host", server.host)
-    assert "Schedules: c." in fail("schedule", "delete", "a", "--host", server.host)
+    message = fail("schedule", "delete", "a", "--host", server.host)
+    assert "no schedule 'a'" in message
+    assert "Schedules: c." in message
 
 
 def test_the_help_of_the_group_is_its_own(succeed: Call):

@@ -126,12 +126,8 @@ def test_results_are_written_with_command_revision_and_every_run(finished):
     assert f"| {WEIGHT}=0.5 | 2 | 0.500 ± 0.000 | – | – | – | – | 0.600 ± 0.141 |" in page
     assert "This model has 4 heads" in page
     record = tree.json("docs/results/tiny-demo.json")
-    assert [(run["name"].removeprefix(f"{name}-"), run["seed"], run["state"]) for run in record["runs"]] == [
-        ("1-1", 0, "success"),
-        ("1-2", 2, "success"),
-        ("2-1", 0, "failed"),
-        ("2-2", 2, "failed"),
-    ]
+    states = [(run["name"].removeprefix(f"{name}-"), run["seed"], run["state"]) for run in record["runs"]]
+    assert states == [("1-1", 0, "success"), ("1-2", 2, "success"), ("2-1", 0, "failed"), ("2-2", 2, "failed")]
     assert record["runs"][1]["metrics"]["segmenter"]["val"]["miou"] == pytest.approx(0.7)
     assert 0 < record["minutes"] < 10
     assert record["params"]["train_classifier.lr"] == 0.001
@@ -242,11 +238,8 @@ def experiment(name: str, state: str = "success", **params: Any) -> Experiment:
 def test_only_runs_that_succeeded_are_compared_and_the_others_are_told(tmp_path: Path):
     log = tmp_path / "log"
     log.write_text("error: first\nerror: no space\nERROR: failed to reproduce 'preprocess'\n")
-    found = [
-        experiment("s-1", lr=1),
-        Experiment("s-2", "failed", {"lr": 2}, {}, log),
-        experiment("s-3", "queued", lr=3),
-    ]
+    failed = Experiment("s-2", "failed", {"lr": 2}, {}, log)
+    found = [experiment("s-1", lr=1), failed, experiment("s-3", "queued", lr=3)]
     assert [row.name for row in rows(found)] == ["lr=1"]
     assert sweep.failures(found) == [
         "s-2 has failed (error: no space); see `dvc queue logs s-2`",
