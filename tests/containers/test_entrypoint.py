@@ -19,20 +19,39 @@ printf '%s\\n' "rank=${RANK:-none} world=${WORLD_SIZE:-none} master=${MASTER_ADD
 """
 
 
+TORCHRUN = """\
+#!/opt/ctm/bin/python
+import json, sys
+from torch.distributed.run import parse_args
+print(json.dumps(vars(parse_args(sys.argv[1:]))))
+"""
+
+
 @pytest.fixture
-def started(engine, tmp_path):
+def entrypoint(engine, tmp_path):
+    """What the entrypoint writes where a script of ours stands in the place of a program."""
+
+    def run(name: str, script: str, *command: str, **environment: str) -> list[str]:
+        program = tmp_path / "trial" / name
+        program.parent.mkdir()
+        program.write_text(script)
+        program.chmod(0o755)
+        environment["PATH"] = "/trial:/opt/ctm/bin:/usr/local/bin:/usr/bin:/bin"
+        volumes = {str(program.parent): {"bind": "/trial", "mode": "ro"}}
+        return engine.succeed(
+            "train", "ctm-entrypoint", *command, environment=environment, volumes=volumes
+        ).splitlines()
+
+    return run
+
+
+@pytest.fixture
+def started(entrypoint):
     """The lines of all processes that the entrypoint starts, sorted."""
-    program = tmp_path / "trial" / "ctm"
-    program.parent.mkdir()
-    program.write_text(TRIAL)
-    program.chmod(0o755)
 
     def run(**environment: str) -> list[str]:
-        path = {"PATH": "/trial:/opt/ctm/bin:/usr/local/bin:/usr/bin:/bin"}
-        volumes = {str(program.parent): {"bind": "/trial", "mode": "ro"}}
-        command = ["ctm-entrypoint", "a stage", "--x"]
-        text = engine.succeed("train", *command, environment=path | environment, volumes=volumes)
-        return sorted(line for line in text.splitlines() if line.startswith("rank="))
+        lines = entrypoint("ctm", TRIAL, "a stage", "--x", **environment)
+        return sorted(line for line in lines if line.startswith("rank="))
 
     return run
 
@@ -49,23 +68,11 @@ def test_several_processes_are_started_by_torchrun(started, environment):
     assert all(line.endswith("arguments=a stage --x") for line in lines)
 
 
-def test_on_several_nodes_torchrun_meets_where_a_trainjob_says(engine, tmp_path):
+def test_on_several_nodes_torchrun_meets_where_a_trainjob_says(entrypoint):
     """Torchrun waits for the other nodes: what it has been told is read from its own parser."""
     environment = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "4", "PET_NODE_RANK": "1"}
     environment |= {"PET_MASTER_ADDR": "job-node-0-0.job", "PET_MASTER_PORT": "29400"}
-    torchrun = tmp_path / "trial" / "torchrun"
-    torchrun.parent.mkdir()
-    torchrun.write_text(
-        "#!/opt/ctm/bin/python\n"
-        "import json, sys\n"
-        "from torch.distributed.run import parse_args\n"
-        "print(json.dumps(vars(parse_args(sys.argv[1:]))))\n"
-    )
-    torchrun.chmod(0o755)
-    path = {"PATH": "/trial:/opt/ctm/bin:/usr/local/bin:/usr/bin:/bin"}
-    volumes = {str(torchrun.parent): {"bind": "/trial", "mode": "ro"}}
-    text = engine.succeed("train", "ctm-entrypoint", "stage", environment=path | environment, volumes=volumes)
-    found = json.loads(text.splitlines()[-1])
+    found = json.loads(entrypoint("torchrun", TORCHRUN, "stage", **environment)[-1])
     assert (found["nnodes"], found["nproc_per_node"], found["node_rank"]) == ("2", "4", 1)
     assert (found["master_addr"], found["master_port"]) == ("job-node-0-0.job", 29400)
     assert (found["training_script"], found["training_script_args"]) == ("ctm", ["stage"])
@@ -73,7 +80,7 @@ def test_on_several_nodes_torchrun_meets_where_a_trainjob_says(engine, tmp_path)
     assert not found["standalone"]
 
 
-def test_a_stage_of_one_process_refuses_several(engine, tmp_path):
+def test_a_stage_of_one_process_refuses_several(engine):
     command = ["ctm-entrypoint", "prune-heads", "--shards", "/tmp/none", "--classifier", "/tmp/none"]
     config = json.dumps({"prune_heads": {"tolerance": 0.001, "check_images": 1}})
     ended = engine.run("train", *command, "--config", config, environment={"CTM_NPROC": "2"})
@@ -99,15 +106,11 @@ def test_two_processes_train_in_the_image_and_one_of_them_writes(engine, pipelin
     outputs = ["--classifier", "/place/classifier", "--metrics", "/place/metrics.json", "--checkpoints", "/place/ckpt"]
     text = engine.succeed(
         "train",
-        *command,
-        *outputs,
+        *(*command, *outputs),
         environment={"CTM_NPROC": "2", "OMP_NUM_THREADS": "1"},
         volumes={str(shards): {"bind": "/shards", "mode": "ro"}, str(place): {"bind": "/place", "mode": "rw"}},
     )
     assert "2 processes" in text
     assert text.count("  epoch 1/") == 1
-    assert sorted(path.name for path in (place / "classifier").iterdir()) == [
-        "history.csv",
-        "model.json",
-        "model.safetensors",
-    ]
+    written = sorted(path.name for path in (place / "classifier").iterdir())
+    assert written == ["history.csv", "model.json", "model.safetensors"]
