@@ -58,13 +58,11 @@ class Place:
         checkpoints: folder for the state of unfinished runs, seen as /checkpoints; made if it is missing.
         raw: the raw data, a folder that they see under /data and cannot write, or s3://bucket/prefix. Only for the
             latter they have a network, this machine's own, and its AWS_* variables.
-        retries: how often a failed task is started again, at once.
     """
 
     pipeline_root: Path
     checkpoints: Path
     raw: str
-    retries: int = 0
 
     @property
     def raw_argument(self) -> str:
@@ -171,7 +169,7 @@ def run_local(package: str, *, arguments: Mapping[str, Any], place: Place) -> li
     given = {**arguments, "raw": place.raw_argument, "checkpoints": "/checkpoints"}
     given = {name: value for name, value in given.items() if name in defined}
     given |= _set_images(spec, {name: value for name, value in given.items() if name.endswith("_image")})
-    _set_retries(spec, place.retries)
+    _forget_retries(spec)
     place.make_folders()
     component = components.load_component_from_text(yaml.safe_dump_all([spec, *platform]))
     with docker_runner(place.pipeline_root, **place.container_arguments()) as executions:
@@ -233,13 +231,11 @@ def _image_id(client: Any, image: str) -> str:
         raise PipelineError(f"image {image} is not on this machine and cannot be pulled: {error}") from None
 
 
-def _set_retries(spec: Mapping[str, Any], retries: int) -> None:
-    """Puts this number in the place of what the cluster's profile says, whose waits are of no use here."""
+def _forget_retries(spec: Mapping[str, Any]) -> None:
+    """Takes out what the cluster's profile says, whose waits are of no use here: the same command goes on."""
     for component in (spec["root"], *spec["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)
-            if retries:
-                task["retryPolicy"] = {"maxRetryCount": retries, "backoffDuration": "0s"}
 
 
 def _done(executions: Iterable[Execution]) -> list[Execution]:
@@ -247,9 +243,8 @@ def _done(executions: Iterable[Execution]) -> list[Execution]:
 
 
 def _failures(executions: Iterable[Execution]) -> list[str]:
-    """What went wrong in the tasks that failed to the last."""
-    last = {(execution.component, execution.iteration): execution for execution in executions}
-    failed = [execution for execution in last.values() if execution.exit_code != 0]
+    """What went wrong in the tasks that failed."""
+    failed = [execution for execution in executions if execution.exit_code != 0]
     return [
         f"{execution.name} ({'not started' if execution.exit_code is None else f'exit code {execution.exit_code}'}): "
         f"{execution.error}"

@@ -58,12 +58,14 @@ def place(tmp_path) -> Place:
     return Place(tmp_path / "root", tmp_path / "checkpoints", str(raw))
 
 
-def script_package(component, script: str) -> str:
+def run_script(component, script: str, place: Place):
+    """The executions of a pipeline of one task."""
+
     @dsl.pipeline(name="script")
     def pipeline():
         component(script=script)
 
-    return compiled(pipeline)
+    return run_local(compiled(pipeline), arguments={}, place=place)
 
 
 def test_a_failing_stage_fails_the_run_with_its_own_text_ten_times_of_ten(engine, place):
@@ -90,12 +92,12 @@ def test_a_failing_stage_fails_the_run_with_its_own_text_ten_times_of_ten(engine
 )
 def test_a_failure_is_told_in_the_containers_own_words(engine, place, script, said):
     with pytest.raises(PipelineError) as raised:
-        run_local(script_package(run, script), arguments={}, place=place)
+        run_script(run, script, place)
     assert said in str(raised.value)
 
 
 def test_what_a_container_writes_goes_to_the_log_under_its_name(engine, place, log, capsys):
-    run_local(script_package(run, "echo hello; printf '50%%\\r100%%\\r'; echo done"), arguments={}, place=place)
+    run_script(run, "echo hello; printf '50%%\\r100%%\\r'; echo done", place)
     assert log == ["run | starts", "run | hello", "run | done"]
     assert capsys.readouterr().out == ""
 
@@ -112,10 +114,10 @@ def test_kfp_is_as_it_was_after_a_run_and_after_a_failure(engine, place):
         )
 
     before = state()
-    run_local(script_package(run, "true"), arguments={}, place=place)
+    run_script(run, "true", place)
     assert state() == before
     with pytest.raises(PipelineError):
-        run_local(script_package(run, "false"), arguments={}, place=place)
+        run_script(run, "false", place)
     assert state() == before
 
 
@@ -131,7 +133,7 @@ def test_a_container_has_no_rights_no_network_and_nothing_to_write_but_its_outpu
         exit 9
     """
     with pytest.raises(PipelineError) as raised:
-        run_local(script_package(run, script % place.pipeline_root), arguments={}, place=place)
+        run_script(run, script % place.pipeline_root, place)
     user = str(os.getuid() or 1000)
     assert str(raised.value).split("\n")[1:] == [
         *("0", "raw", "/tmp", "/home/ctm", "/checkpoints", str(place.pipeline_root), "lo", "1024")
@@ -140,17 +142,17 @@ def test_a_container_has_no_rights_no_network_and_nothing_to_write_but_its_outpu
     assert (place.checkpoints / "x").stat().st_uid == int(user)
 
 
-def test_a_task_that_is_started_again_gets_a_new_folder_and_finds_its_checkpoints(engine, place, log):
-    script = (
-        "test -e /checkpoints/here && echo '{\"x\": 1}' > $0 && exit; touch /checkpoints/here; echo half > $0; exit 1"
-    )
-    package = script_package(measure, f'mkdir -p "$(dirname $0)"; {script}')
-    (done,) = run_local(package, arguments={}, place=replace(place, retries=1))
-    assert log == ["measure | starts", "measure | starts again, after 1 failures"]
-    first, second = sorted(done.folder.parent.iterdir())
-    assert done.folder == second
-    assert (first / "metrics").read_text() == "half\n"
-    assert json.loads((second / "metrics").read_text()) == {"x": 1}
+def test_the_same_run_after_a_failure_gets_new_folders_and_finds_its_checkpoints(engine, place):
+    script = """
+        mkdir -p "$(dirname $0)"
+        test -e /checkpoints/here && echo '{"x": 1}' > $0 && exit
+        touch /checkpoints/here; echo half > $0; exit 1
+    """
+    with pytest.raises(PipelineError):
+        run_script(measure, script, place)
+    (done,) = run_script(measure, script, place)
+    assert json.loads((done.folder / "metrics").read_text()) == {"x": 1}
+    assert {path.read_text() for path in place.pipeline_root.rglob("metrics")} == {"half\n", '{"x": 1}\n'}
 
 
 def test_in_a_loop_only_the_item_changes(engine, place):
@@ -191,7 +193,7 @@ def test_the_failure_of_one_iteration_fails_the_run(engine, place):
 )
 def test_an_output_that_is_missing_or_damaged_fails_a_run_that_looks_green(engine, place, script, problem):
     with pytest.raises(PipelineError) as raised:
-        run_local(script_package(measure, script), arguments={}, place=place)
+        run_script(measure, script, place)
     assert "outputs are not in order" in str(raised.value)
     assert f"measure: output metrics (system.Metrics) is missing or damaged: {problem}" in str(raised.value)
 
@@ -232,13 +234,13 @@ def test_images_are_known_by_name_and_by_id(engine, place):
 
 def test_raw_data_that_are_not_there_are_named_before_anything_runs(engine, place, tmp_path):
     with pytest.raises(PipelineError, match="nowhere: no such folder"):
-        run_local(script_package(run, "true"), arguments={}, place=replace(place, raw=str(tmp_path / "nowhere")))
+        run_script(run, "true", replace(place, raw=str(tmp_path / "nowhere")))
 
 
 def test_without_an_engine_the_error_says_so(monkeypatch, place, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(PipelineError, match=r"no Docker engine answers.*DOCKER_HOST"):
-        run_local(script_package(run, "true"), arguments={}, place=place)
+        run_script(run, "true", place)
 
 
 def test_only_for_raw_data_in_s3_a_stage_has_the_network_and_the_credentials(
