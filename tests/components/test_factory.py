@@ -103,7 +103,7 @@ def test_the_command_line_takes_the_arguments_and_gets_every_port(stage: Stage, 
         assert str(context.params[name]) == f"/outputs/{name}"
     assert context.params.get("part") == values.get("part")
     assert context.params["executor_input"] == "{{$}}"
-    assert {"code=", "image="} <= set(context.params["label"])
+    assert {"code=", "image="} <= set(context.params["labels"])
 
 
 @every_stage
