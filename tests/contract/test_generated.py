@@ -17,8 +17,8 @@ from ctm.stages import JOINS, STAGES
 from pipelines.build import PIPELINES, generated_files
 from pipelines.check import check_package
 
-NAMES = [*(f"pipelines/{name}.yaml" for name in ("ctm", "ctm_fanout", "ctm_sweep"))]
-NAMES += [f"components/{name}.yaml" for name in STAGES | JOINS]
+IN_PIPELINES = [f"pipelines/{name}.yaml" for name in ("ctm", "ctm_fanout", "ctm_sweep")]
+NAMES = [*IN_PIPELINES, *(f"components/{name}.yaml" for name in STAGES | JOINS)]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def test_kfp_loads_the_file_and_the_checker_finds_nothing(name: str, repository:
 def test_a_changed_default_changes_the_files_of_the_stages_that_read_it(repository: Path, generated: dict[str, str]):
     changed = texts(load_params(repository / "params.yaml", ["prune_heads.check_images=7"]))
     different = {name for name in NAMES if changed[name] != generated[name]}
-    readers = {name for name, stage in (STAGES | JOINS).items() if "prune_heads" in stage.config.model_fields}
+    readers = [name for name, stage in (STAGES | JOINS).items() if "prune_heads" in stage.config.model_fields]
     assert readers
-    assert different == {name for name in NAMES if Path(name).stem in readers or name.startswith("pipelines/")}
+    assert different == {*IN_PIPELINES, *(f"components/{name}.yaml" for name in readers)}
 
 
 def test_a_new_port_changes_the_files_of_its_stage(
@@ -79,10 +79,10 @@ def test_a_new_port_changes_the_files_of_its_stage(
     monkeypatch.setitem(STAGES, "prune_heads", dataclasses.replace(stage, run=run, outputs=outputs))
     changed = texts(params)
     different = {name for name in NAMES if changed[name] != generated[name]}
-    assert different == {"components/prune_heads.yaml", *(name for name in NAMES if name.startswith("pipelines/"))}
+    assert different == {"components/prune_heads.yaml", *IN_PIPELINES}
 
 
-def test_the_compiled_pipeline_has_the_edges_of_dvc_yaml(repository: Path):
+def test_the_compiled_pipeline_has_the_edges_and_the_outside_inputs_of_dvc_yaml(repository: Path):
     stages = yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     written = {path: name for name, entry in stages.items() for path in entry["outs"]}
     dvc = {(written[path], path, name) for name, entry in stages.items() for path in entry["deps"] if path in written}
@@ -99,20 +99,14 @@ def test_the_compiled_pipeline_has_the_edges_of_dvc_yaml(repository: Path):
     assert set(tasks) == set(stages)
     assert kubeflow == dvc
     waits = {
-        (before.replace("-", "_"), name) for name, task in tasks.items() for before in task.get("dependentTasks", [])
+        (before.replace("-", "_"), name) for name, task in tasks.items() for before in task.get("dependentTasks", ())
     }
     assert waits == {(producer, name) for producer, _, name in dvc}
 
-
-def test_every_input_from_outside_is_a_parameter_in_both(repository: Path):
-    stages = yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    spec = next(yaml.safe_load_all((repository / "pipelines/ctm.yaml").read_text(encoding="utf-8")))
-    for name, stage in STAGES.items():
-        for port, source in stage.inputs.items():
-            if isinstance(source, Source):
-                assert f"${{{source.param}}}" in stages[name]["deps"]
-                given = spec["root"]["dag"]["tasks"][stage.command]["inputs"]["parameters"][port]
-                assert given == {"componentInputParameter": port}
+    outside = [(n, port, s) for n, stage in STAGES.items() for port, s in stage.inputs.items() if isinstance(s, Source)]
+    for name, port, source in outside:
+        assert f"${{{source.param}}}" in stages[name]["deps"]
+        assert tasks[name]["inputs"]["parameters"][port] == {"componentInputParameter": port}
 
 
 def test_the_picture_of_the_pipeline_in_the_readme_has_the_edges_of_the_stages(repository: Path):

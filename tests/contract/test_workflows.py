@@ -51,10 +51,7 @@ Lint = Callable[..., list[dict[str, Any]]]
 
 def missing(what: str) -> None:
     """Skips the test for want of a program; in CI that is a failure."""
-    reason = f"{what}: actionlint cannot run"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what}: actionlint cannot run")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +75,7 @@ def actionlint(tmp_path_factory: pytest.TempPathFactory) -> Lint:
         command = [node, script, *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return found
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
 
     return lint
 
@@ -96,12 +92,10 @@ def test_actionlint_would_find_something(actionlint: Lint, tmp_path: Path):
     assert '"change" is not defined' in found["message"]
 
 
-def uses() -> Iterator[str]:
-    for file in FOLDER.glob("*.yml"):
-        yield from re.findall(r"^\s*-?\s*uses:\s*(.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+TEXTS = "\n".join(file.read_text(encoding="utf-8") for file in FOLDER.glob("*.yml"))
 
 
-@pytest.mark.parametrize("line", sorted(set(uses())))
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^\s*-?\s*uses:\s*(.*)$", TEXTS, flags=re.MULTILINE))))
 def test_actions_are_githubs_own_and_pinned_by_revision(line: str):
     assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
 
@@ -123,12 +117,8 @@ def test_only_the_jobs_that_open_pull_requests_and_releases_may_write(name: str)
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_ends_at_some_time(name: str):
+def test_a_job_ends_at_some_time_and_leaves_no_token_in_the_checkout(name: str):
     assert 0 < JOBS[name]["timeout-minutes"] <= 360
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_no_token_is_left_in_the_checkout(name: str):
     checkouts = [step for step in JOBS[name]["steps"] if step.get("uses", "").startswith("actions/checkout@")]
     assert checkouts
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
@@ -199,9 +189,15 @@ def test_data_are_looked_at_where_runs_leave_their_manifests():
 
 def step(job: str, name: str) -> Any:
     """A step of a job; no two jobs have one name."""
-    (steps,) = [about["steps"] for known, about in JOBS.items() if known.partition(":")[2] == job]
-    (found,) = [step for step in steps if step.get("name") == name]
+    (found,) = [step for known, step in STEPS if known.endswith(f":{job}") and step.get("name") == name]
     return found
+
+
+def carry_out(job: str, name: str, *, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a step's script as a runner does."""
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(job, name)["run"]]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +215,8 @@ def test_a_release_has_the_version_of_its_tag_and_that_sections_text(
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / f"ctm-{built}-py3-none-any.whl").touch()
     (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
-    script = step("release", "The tag is the version, and the changelog knows it")["run"]
-    environment = {**os.environ, "GITHUB_REF_NAME": "v1.2.0", "RUNNER_TEMP": str(tmp_path)}
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    name = "The tag is the version, and the changelog knows it"
+    done = carry_out("release", name, cwd=tmp_path, GITHUB_REF_NAME="v1.2.0", RUNNER_TEMP=str(tmp_path))
     if refused is None:
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
         assert (tmp_path / "notes.md").read_text(encoding="utf-8").strip() == "New."
@@ -253,7 +247,6 @@ class Runner:
         (programs / "gh").write_text(f'#!/bin/sh\nfor word; do echo "$word" >> "{self.asked}"; done\n')
         (programs / "gh").chmod(0o755)
         self.environment = {
-            **os.environ,
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(FOLDER.parents[1]),
             "GITHUB_STEP_SUMMARY": str(self.summary),
@@ -273,8 +266,7 @@ class Runner:
         return subprocess.run(command, cwd=self.tree, check=True, capture_output=True, text=True).stdout
 
     def run(self, name: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step("retrain", name)["run"]]
-        return subprocess.run(command, cwd=self.tree, env=self.environment, capture_output=True, text=True, check=False)
+        return carry_out("retrain", name, cwd=self.tree, **self.environment)
 
 
 @pytest.fixture
@@ -313,7 +305,7 @@ def test_a_run_that_changes_nothing_opens_no_pull_request(runner: Runner):
     assert not runner.asked.exists()
 
 
-def test_later_steps_need_the_gate(runner: Runner):
+def test_later_steps_need_the_gate():
     steps = [step.get("name") for step in JOBS["retrain.yml:retrain"]["steps"]]
     assert steps.index("Gate") < steps.index("Keep the artifacts") < steps.index("Open a pull request")
     assert not [step for _, step in STEPS if "always()" in step.get("if", "") or "continue-on-error" in step]
