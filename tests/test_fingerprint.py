@@ -110,11 +110,9 @@ def run():
 
 
 def test_every_form_of_import_is_followed(tmp_path: Path):
-    for name in ("fingerprint", "stage"):
-        (tmp_path / "ctm").mkdir(exist_ok=True)
-        shutil.copy(PACKAGE / f"{name}.py", tmp_path / "ctm")
-    for name, text in SYNTHETIC.items():
-        (tmp_path / "ctm" / name).parent.mkdir(exist_ok=True)
+    files = SYNTHETIC | {name: (PACKAGE / name).read_text() for name in ("fingerprint.py", "stage.py")}
+    for name, text in files.items():
+        (tmp_path / "ctm" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ctm" / name).write_text(text)
     code = "import json, ctm.fingerprint as f; print(json.dumps([str(p) for p in f.import_closure('ctm.start')]))"
     assert python(code, path=tmp_path) == [
@@ -194,14 +192,13 @@ def test_the_libraries_are_those_that_the_stage_imports():
 
 
 def test_the_package_is_what_a_wheel_of_it_holds(tmp_path: Path):
-    def digest() -> str:
-        code = "from ctm.fingerprint import package_digest; print(package_digest())"
-        words = [sys.executable, "-c", code]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    def digest() -> Any:
+        code = "import json; from ctm.fingerprint import package_digest; print(json.dumps(package_digest()))"
+        return python(code, path=tmp_path)
 
     shutil.copytree(PACKAGE, tmp_path / "ctm")
     before = digest()
-    assert before.strip() == package_digest()
+    assert before == package_digest()
     (tmp_path / "ctm" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "ctm" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "ctm" / ".ipynb_checkpoints" / "cli.py").write_bytes(b"x")

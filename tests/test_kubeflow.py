@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ctm.cli import app
 from ctm.errors import ArtifactError, CtmError, ParamsError
 from ctm.fingerprint import package_digest
 from ctm.kubeflow import Task, decode_nulls, encode_nulls, local_path, scalars
-from ctm.params import load_preset, preset_names, read_config, stage_config
+from ctm.params import Params, load_preset, preset_names, read_config, stage_config
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import JOINS, STAGES
 
@@ -41,14 +42,18 @@ def executor_input(folder: Path, *, parameters: dict[str, Any], inputs: dict[str
     return json_format.MessageToJson(parsed, indent=None)
 
 
+def struct(stage: str, params: Params) -> str:
+    """A stage's configuration as Kubeflow hands it over."""
+    return json.dumps(encode_nulls(stage_config(params, STAGES[stage].config).model_dump(mode="json")))
+
+
 @pytest.fixture
-def preprocess_task(tmp_path: Path, demo_raw: Path, tiny_params: Any) -> list[str]:
+def preprocess_task(tmp_path: Path, demo_raw: Path, tiny_params: Params) -> list[str]:
     """The command of a preprocess task, all but its executor input."""
-    config = encode_nulls(stage_config(tiny_params, STAGES["preprocess"].config).model_dump(mode="json"))
     places = {"shards": "shards", "contact-sheet": "contact_sheet", "metrics": "metrics", "manifest": "manifest"}
     ports = [word for flag, name in places.items() for word in (f"--{flag}", str(tmp_path / "task" / name))]
     rest = ["--checkpoints", str(tmp_path / "checkpoints"), "--set", "", "--label", "raw_data=abc"]
-    return ["preprocess", "--raw", str(demo_raw), "--config", json.dumps(config), *ports, *rest]
+    return ["preprocess", "--raw", str(demo_raw), "--config", struct("preprocess", tiny_params), *ports, *rest]
 
 
 OUTPUTS = ["shards", "contact_sheet", "metrics", "manifest"]
@@ -79,20 +84,25 @@ def test_another_code_than_the_submitted_is_refused(tmp_path: Path, preprocess_t
     assert not (tmp_path / "task").exists()
 
 
-def test_an_input_that_is_not_what_was_written_is_refused(tmp_path: Path, tiny_shards: Any, tiny_params: Any):
-    config = encode_nulls(stage_config(tiny_params, STAGES["train_classifier"].config).model_dump(mode="json"))
-    shards = tiny_shards.path
-    text = executor_input(
-        tmp_path,
-        parameters={"shards_digest": "f" * 64},
-        inputs={"shards": [{"name": "shards", "uri": str(shards)}]},
-        outputs=["classifier"],
-    )
-    words = ["--shards", str(shards), "--config", json.dumps(config), "--executor-input", text]
-    result = CliRunner().invoke(app, ["train-classifier", *words])
-    assert isinstance(result.exception, ArtifactError)
-    assert "input --shards is not what was written for it" in str(result.exception)
-    assert "ffffffffffff" in str(result.exception)
+@pytest.fixture
+def refused(tmp_path: Path, tiny_params: Params) -> Callable[[Path, str], str]:
+    """The message with which train-classifier refuses shards for which a digest was told."""
+
+    def train(shards: Path, digest: str) -> str:
+        listed = {"shards": [{"name": "shards", "uri": str(shards)}]}
+        text = executor_input(tmp_path, parameters={"shards_digest": digest}, inputs=listed, outputs=["classifier"])
+        words = ["--shards", str(shards), "--config", struct("train_classifier", tiny_params), "--executor-input", text]
+        result = CliRunner().invoke(app, ["train-classifier", *words])
+        assert isinstance(result.exception, ArtifactError)
+        return str(result.exception)
+
+    return train
+
+
+def test_an_input_that_is_not_what_was_written_is_refused(tiny_shards: Any, refused: Callable[[Path, str], str]):
+    message = refused(tiny_shards.path, "f" * 64)
+    assert "input --shards is not what was written for it" in message
+    assert "ffffffffffff" in message
 
 
 def test_lists_come_from_the_executor_input_in_their_order():
@@ -111,8 +121,9 @@ def test_what_is_no_executor_input_is_told(text: str):
         Task.parse(text)
 
 
-def test_scalars_leave_out_lists_nulls_and_single_classes():
+def test_scalars_leave_out_lists_nulls_single_classes_and_numbers_that_json_does_not_know():
     assert dict(scalars(METRICS)) == {"segmenter.val.miou": 0.5, "heads.kept": 6}
+    assert dict(scalars({"loss": float("nan"), "map": float("inf"), "kept": 1})) == {"kept": 1}
 
 
 def test_the_confusion_matrix_is_that_of_kubeflow(tmp_path: Path):
@@ -166,22 +177,13 @@ def test_every_parameter_survives_the_way_through_a_struct(preset: str):
         assert json.dumps(read) == json.dumps(values)  # 3 is not 3.0 there
 
 
-def test_numbers_that_json_does_not_know_are_no_scalars():
-    assert dict(scalars({"loss": float("nan"), "map": float("inf"), "kept": 1})) == {"kept": 1}
-
-
-def test_shards_that_were_damaged_on_their_way_are_refused(tmp_path: Path, tiny_shards: Any, tiny_params: Any):
-    shards = tmp_path / "shards"
-    shutil.copytree(tiny_shards.path, shards)
+def test_shards_that_were_damaged_on_their_way_are_refused(
+    tmp_path: Path, tiny_shards: Any, refused: Callable[[Path, str], str]
+):
+    shards = shutil.copytree(tiny_shards.path, tmp_path / "shards")
     tar = next(shards.glob("train-*.tar"))
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
-    config = encode_nulls(stage_config(tiny_params, STAGES["train_classifier"].config).model_dump(mode="json"))
-    digest = {"shards_digest": digest_artifact(shards)}  # that of index.json, which is whole
-    listed = {"shards": [{"name": "shards", "uri": str(shards)}]}
-    text = executor_input(tmp_path, parameters=digest, inputs=listed, outputs=["classifier"])
-    words = ["--shards", str(shards), "--config", json.dumps(config), "--executor-input", text]
-    result = CliRunner().invoke(app, ["train-classifier", *words])
-    assert isinstance(result.exception, ArtifactError)
-    assert f"{tar} of input --shards is not what its index.json says" in str(result.exception)
+    message = refused(shards, digest_artifact(shards))  # that of index.json, which is whole
+    assert f"{tar} of input --shards is not what its index.json says" in message

@@ -20,10 +20,7 @@ METRICS: dict[str, Any] = {
 def test_a_figure_is_found_by_its_path():
     assert figure(METRICS, "heads.sparsity") == 0.25
     assert figure(METRICS, "segmenter.val.classes.cow") == 0.5
-
-
-def test_whole_numbers_are_figures_too():
-    assert isinstance(figure(METRICS, "segmenter.val.coverage"), float)
+    assert isinstance(figure(METRICS, "segmenter.val.coverage"), float), "whole numbers are figures too"
 
 
 @pytest.mark.parametrize("name", ["segmenter.val.miou", "segmenter.val", "segmenter.test.miou", "heads.sparsity.x", ""])
@@ -37,13 +34,8 @@ def test_only_finite_numbers_are_figures(text: str):
 
 
 def test_names_are_those_of_all_figures_also_of_those_without_a_value():
-    assert list(figure_names(METRICS)) == [
-        "heads.sparsity",
-        "heads.kept",
-        "segmenter.val.miou",
-        "segmenter.val.coverage",
-        "segmenter.val.classes.cow",
-    ]
+    names = ["miou", "coverage", "classes.cow"]
+    assert list(figure_names(METRICS)) == ["heads.sparsity", "heads.kept", *(f"segmenter.val.{name}" for name in names)]
 
 
 def test_a_file_is_read(tmp_path: Path):

@@ -23,12 +23,9 @@ from ctm.sync import dvc_yaml
 DOCUMENT: dict[str, Any] = yaml.safe_load(dvc_yaml(STAGES.values()))
 
 
-def test_the_committed_file_is_up_to_date(repository: Path):
-    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(STAGES.values())
-
-
-def test_the_file_says_that_it_is_generated():
+def test_the_committed_file_is_up_to_date_and_says_that_it_is_generated(repository: Path):
     assert dvc_yaml(STAGES.values()).startswith("# Generated from ctm/stages by `ctm sync`. Do not edit")
+    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(STAGES.values())
 
 
 def test_the_edges_are_the_references_of_the_stages():
@@ -54,9 +51,7 @@ def test_beside_an_installed_ctm_the_commands_name_its_version_and_no_file_of_it
         inside = DOCUMENT["stages"][name]
         assert entry["cmd"] == f"{inside['cmd']} --label ctm=1.2.3"
         assert entry["deps"] == [path for path in inside["deps"] if not path.startswith("ctm/")]
-        assert {key: entry[key] for key in entry if key not in ("cmd", "deps")} == {
-            key: inside[key] for key in inside if key not in ("cmd", "deps")
-        }
+        assert entry == inside | {"cmd": entry["cmd"], "deps": entry["deps"]}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -107,9 +102,8 @@ def test_dvc_itself_reads_the_file_and_the_parameters(tmp_path: Path):
     dvc("init", "--no-scm", "--quiet")
     assert dvc("stage", "list", "--name-only").split() == list(STAGES)
     edges = set(re.findall(r"(\w+)-->(\w+)", dvc("dag", "--mermaid").replace("\t", "")))
-    assert len(edges) == len(
-        {(s.stage, name) for name, e in STAGES.items() for s in e.inputs.values() if isinstance(s, Ref)}
-    )
+    read = {(s.stage, name) for name, e in STAGES.items() for s in e.inputs.values() if isinstance(s, Ref)}
+    assert len(edges) == len(read)
 
 
 def test_a_raw_folder_with_a_space_in_its_name_stays_one_argument():
