@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from ctm.predict.mask_folder import RECORD
@@ -20,41 +21,66 @@ CTM = Path(sys.executable).with_name("ctm")
 __all__ = ["place"]  # every test has an empty working folder
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    """15 bands as DFC2020 has them, larger than a scene of the demo."""
+def write_geotiff(path: Path, bands: NDArray[np.float32]) -> Path:
     rasterio = pytest.importorskip("rasterio")
+    count, height, width = bands.shape
+    shape = {"count": count, "height": height, "width": width, "dtype": "float32"}
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+        file.write(bands)
+    return path
+
+
+@pytest.fixture
+def bands() -> NDArray[np.float32]:
+    """15 bands as DFC2020 has them, larger than a scene of the demo."""
     rng = np.random.default_rng(0)
     bands = rng.uniform(0, 6000, size=(15, 50, 70)).astype(np.float32)
     bands[13:] = rng.uniform(-25, 0, size=(2, 50, 70))
-    shape = {"count": 15, "height": 50, "width": 70, "dtype": "float32"}
-    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
-    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", **shape, **place) as file:
-        file.write(bands)
-    return tmp_path / "scene.tif"
+    return bands
 
 
-def test_masks_by_a_trained_segmenter(pipeline: TinyPipeline, scene: Path, tmp_path: Path):
-    model = pipeline.path("train_segmenter", "segmenter")
-    done = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+@pytest.fixture
+def scene(tmp_path: Path, bands: NDArray[np.float32]) -> Path:
+    return write_geotiff(tmp_path / "scene.tif", bands)
+
+
+@pytest.fixture
+def segmenter(pipeline: TinyPipeline) -> Path:
+    return pipeline.path("train_segmenter", "segmenter")
+
+
+@pytest.fixture
+def classifier(pipeline: TinyPipeline) -> Path:
+    return pipeline.path("prune_heads", "pruned")
+
+
+def test_masks_by_a_trained_segmenter(segmenter: Path, scene: Path, tmp_path: Path):
+    words = ("predict", "--model", segmenter, scene, "--device", "cpu", "--out")
+    done = command(*words, "masks", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "wrote 1 mask to masks\n", "")
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [RECORD, "scene.tif"]
-    again = command("predict", "--model", model, scene, "--out", "masks", "--device", "cpu", cwd=tmp_path)
+    again = command(*words, "masks", cwd=tmp_path)
     assert (again.stdout, again.stderr) == ("wrote 0 masks to masks\n", "1 of 1 masks are there already\n")
-    assert "is no empty folder" in fail("predict", "--model", model, scene, "--out", ".", "--device", "cpu")
+    assert "is no empty folder" in fail(*words, ".")
 
 
-def test_what_was_ended_goes_on(pipeline: TinyPipeline, scene: Path, tmp_path: Path):
-    rasterio = pytest.importorskip("rasterio")
-    with rasterio.open(scene) as file:
-        bands = file.read()
+def test_what_was_ended_goes_on(segmenter: Path, bands: NDArray[np.float32], tmp_path: Path):
     np.save(tmp_path / "small.npy", bands)
-    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
-    shape = {"count": 15, "height": 600, "width": 770, "dtype": "float32"}
-    with rasterio.open(tmp_path / "large.tif", "w", driver="GTiff", **shape, **place) as file:
-        file.write(np.tile(bands, (1, 12, 11)))
-    model = pipeline.path("train_segmenter", "segmenter")
-    words = ["predict", "--model", model, "small.npy", "large.tif", "--out", "masks", "--device", "cpu", "--tile", "16"]
+    write_geotiff(tmp_path / "large.tif", np.tile(bands, (1, 12, 11)))
+    words = [
+        "predict",
+        "--model",
+        segmenter,
+        "small.npy",
+        "large.tif",
+        "--out",
+        "masks",
+        "--device",
+        "cpu",
+        "--tile",
+        "16",
+    ]
     process = subprocess.Popen([CTM, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "masks" / ".large.tif.partial").exists():
         time.sleep(0.01)
@@ -82,9 +108,7 @@ def test_explanations_by_a_classifier(pipeline: TinyPipeline, scene: Path, stage
     assert sum(float(row.split(",")[2]) > 0.5 for row in rows[1:]) == count
 
 
-def test_the_wrong_kind_of_model_is_refused_with_the_right_one(pipeline: TinyPipeline, scene: Path):
-    segmenter = pipeline.path("train_segmenter", "segmenter")
-    classifier = pipeline.path("prune_heads", "pruned")
+def test_the_wrong_kind_of_model_is_refused_with_the_right_one(segmenter: Path, classifier: Path, scene: Path):
     message = fail("predict", "--model", classifier, scene, "--out", "masks")
     assert "holds a classifier, no segmenter" in message
     assert "train-segmenter writes one, or add --explain" in message
@@ -95,17 +119,15 @@ def test_the_wrong_kind_of_model_is_refused_with_the_right_one(pipeline: TinyPip
     assert not Path("masks").exists()
 
 
-def test_images_that_do_not_fit_are_named_and_nothing_is_written(pipeline: TinyPipeline, tmp_path: Path):
-    segmenter = pipeline.path("train_segmenter", "segmenter")
+def test_images_that_do_not_fit_are_named_and_nothing_is_written(segmenter: Path, tmp_path: Path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     message = fail("predict", "--model", segmenter, "photo.png", "--out", "masks")
     assert message.startswith("photo.png is a photograph, but the model takes 15 bands as DFC2020 has them")
     assert not Path("masks").exists()
 
 
-def test_tiles_are_for_masks(pipeline: TinyPipeline, scene: Path):
-    model = pipeline.path("prune_heads", "pruned")
-    message = fail("predict", "--explain", "--tile", "32", "--model", model, scene, "--out", "why")
+def test_tiles_are_for_masks(classifier: Path, scene: Path):
+    message = fail("predict", "--explain", "--tile", "32", "--model", classifier, scene, "--out", "why")
     assert message.startswith("--tile is for masks")
 
 

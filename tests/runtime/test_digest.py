@@ -6,13 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ctm.runtime.digest import digest_artifact
-
-
-def folder(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+from tests.runtime.conftest import folder
 
 
 def test_a_files_digest_is_its_sha256(tmp_path: Path):

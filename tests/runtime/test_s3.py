@@ -26,6 +26,7 @@ pytest.importorskip("boto3", reason="needs the extra 'data'")
 from ctm.errors import StorageError
 from ctm.runtime import s3_place
 from ctm.runtime.storage import LocalTree, listing_digest, open_tree
+from tests.runtime.conftest import change_environment, folder
 from tests.seaweed import SeaweedServer
 
 MB = 2**20
@@ -124,12 +125,8 @@ def small_objects(count: int, *, size: int = 1000) -> dict[str, bytes]:
 def test_objects_are_listed_by_their_keys_below_the_prefix_in_ascending_order(s3_server, prefix):
     uri = s3_server.put(prefix, {"b/2.bin": b"22", "a.txt": b"1", "b.txt": b"", "b/10.bin": b"333"})
     tree = open_tree(uri)
-    assert [(path, stat.size) for path, stat in tree.files.items()] == [
-        ("a.txt", 1),
-        ("b.txt", 0),
-        ("b/10.bin", 3),
-        ("b/2.bin", 2),
-    ]
+    sizes = [(path, stat.size) for path, stat in tree.files.items()]
+    assert sizes == [("a.txt", 1), ("b.txt", 0), ("b/10.bin", 3), ("b/2.bin", 2)]
     assert open_tree(f"{uri}/").files == tree.files
     assert tree.place("b/2.bin") == f"{uri}/b/2.bin"
     assert not tree.refused
@@ -171,9 +168,7 @@ def test_keys_that_no_path_can_have_are_refused(s3_server, prefix, part: bytes):
 
 
 def test_the_same_data_have_the_same_listing_digest_in_a_folder_and_in_a_bucket(s3_server, prefix, tmp_path):
-    for name, data in small_objects(3).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
+    folder(tmp_path, **{"images/a": "1", "b": "22"})
     local, remote = LocalTree(str(tmp_path)), open_tree(s3_server.upload(prefix, tmp_path))
     assert listing_digest(local) == listing_digest(remote)
     assert listing_digest(remote, stamps=True) != listing_digest(remote)
@@ -389,11 +384,7 @@ def test_credentials_and_endpoint_come_from_aws_own_files(s3_server, prefix, mon
 )
 def test_whoever_has_no_access_is_told_so(s3_server, prefix, monkeypatch, change, message):
     uri = s3_server.put(prefix, {"a.txt": b"1"})
-    for name, value in change.items():
-        if value is None:
-            monkeypatch.delenv(name)
-        else:
-            monkeypatch.setenv(name, value)
+    change_environment(monkeypatch, change)
     for ask in (lambda tree: tree.files, lambda tree: tree.read("a.txt")):
         with pytest.raises(StorageError, match=f"^s3://{s3_server.bucket}/{prefix}.*{message}"):
             ask(open_tree(uri))

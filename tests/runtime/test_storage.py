@@ -10,13 +10,7 @@ import pytest
 
 from ctm.errors import StorageError
 from ctm.runtime.storage import LocalTree, is_remote, listing_digest, open_tree
-
-
-def folder(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+from tests.runtime.conftest import folder
 
 
 def test_files_are_listed_in_ascending_order_with_their_sizes(tmp_path: Path):
