@@ -54,18 +54,6 @@ class Request:
 
 
 @dataclass
-class Fault:
-    """An answer given instead of the right one, so many times."""
-
-    method: str
-    path: str
-    status: int
-    body: str
-    content_type: str
-    times: int
-
-
-@dataclass
 class KubeflowServer:
     """The state of a server, and what a test tells it.
 
@@ -85,7 +73,7 @@ class KubeflowServer:
     page_size: int = 1000
     silent: str = ""
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in LISTS})
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[tuple[str, str, tuple[int, str, str]]] = field(default_factory=list)
     course: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -113,7 +101,7 @@ class KubeflowServer:
     ) -> None:
         """Answers requests whose path begins with ``path`` with an error, so many times."""
         text = body if isinstance(body, str) else json.dumps(body)
-        self.faults.append(Fault(method, path, status, text, content_type, times))
+        self.faults += [(method, path, (status, text, content_type))] * times
 
     def play(self, *steps: Mapping[str, Any]) -> None:
         """How the runs go: each question about a run sees the next step, and then always the last one.
@@ -310,9 +298,10 @@ class Handler(BaseHTTPRequestHandler):
             if request.path == state.silent:
                 time.sleep(1)
             for fault in state.faults:
-                if fault.times and fault.method == request.method and request.path.startswith(fault.path):
-                    fault.times -= 1
-                    return self.reply(fault.status, fault.body, fault.content_type)
+                method, path, answer = fault
+                if method == request.method and request.path.startswith(path):
+                    state.faults.remove(fault)
+                    return self.reply(*answer)
             try:
                 answer = state.answer(request, {key.lower(): value for key, value in self.headers.items()})
             except Refused as refused:

@@ -84,19 +84,14 @@ def test_retries_volume_secrets_and_the_runs_id_reach_the_pods(params: Params):
 
 
 def test_what_a_profile_leaves_out_is_not_asked_for(tmp_path: Path, params: Params):
-    needs = "{cpu_request: 1, cpu_limit: 500m, memory_request: 1Gi, memory_limit: 1Gi, timeout_hours: 0.5}"
+    needs = "{cpu_request: 1, cpu_limit: 2, memory_request: 1Gi, memory_limit: 1Gi, timeout_hours: 0.5}"
     file = tmp_path / "mine.yaml"
-    file.write_text(f"clusters: {{bare: {{cpu: {needs}, gpu: {needs}}}}}".replace("500m", "2"))
+    file.write_text(f"clusters: {{bare: {{cpu: {needs}, gpu: {needs}}}}}")
     package = Compiled(compile_text("ctm", params, load_profile("bare", file)))
     pod, task = package.pod("train_classifier"), package.spec.root.dag.tasks["train-classifier"]
     assert {about.name for about, _ in pod.ListFields()} == {"field_path_as_env", "active_deadline_seconds"}
     assert not task.HasField("retry_policy")
     assert pod.active_deadline_seconds == 1800
-
-
-def test_an_unknown_profile_names_those_that_there_are():
-    with pytest.raises(PipelineError, match=rf"no profile 'azure'; profiles there: {', '.join(CLUSTERS)}\."):
-        load_profile("azure")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +113,9 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(change: dict[str, Any],
         load_profile("a", file)
 
 
-def test_a_file_that_is_missing_or_no_yaml_is_named(tmp_path: Path):
+def test_an_unknown_profile_and_a_file_that_is_missing_or_no_yaml_are_named(tmp_path: Path):
+    with pytest.raises(PipelineError, match=rf"no profile 'azure'; profiles there: {', '.join(CLUSTERS)}\."):
+        load_profile("azure")
     with pytest.raises(PipelineError, match=r"none\.yaml: no such file of profiles"):
         load_profile("nvidia", tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("clusters: [")

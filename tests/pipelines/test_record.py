@@ -22,6 +22,8 @@ METRICS = {
     "heads": {"sparsity": 0.625, "kept": [1, 2]},
     "note": "text",
 }
+Bring = Callable[..., Record]
+
 EVALUATION, TRAINED = "ctm/r1/evaluate/e6", "ctm/r1/train-segmenter/e5/segmenter"
 MODEL = {"model.json": b'{"arch": "unet"}', "weights/model.safetensors": bytes(range(256))}
 
@@ -75,12 +77,12 @@ def written(tree: Tree) -> set[str]:
 
 
 @pytest.fixture
-def record(server: KubeflowServer, succeed: Call) -> Call:
+def record(tree: Tree, server: KubeflowServer, succeed: Call) -> Call:
     return lambda *arguments: succeed("record", "--host", server.host, *arguments)
 
 
 @pytest.fixture
-def bring(server: KubeflowServer) -> Callable[..., Record]:
+def bring(server: KubeflowServer) -> Bring:
     """Records without giving the model to DVC, which takes a second, into the folder models."""
 
     def run(run: str = "r1", **where: Any) -> Record:
@@ -133,9 +135,7 @@ def local(tree: Tree, server: KubeflowServer, tmp_path: Path) -> Artifacts:
     return artifacts
 
 
-def test_the_next_record_shows_what_has_changed_since_main(
-    tree: Tree, local: Artifacts, bring: Callable[..., Record], record: Call
-):
+def test_the_next_record_shows_what_has_changed_since_main(tree: Tree, local: Artifacts, bring: Bring, record: Call):
     bring()
     (tree.root / ".gitignore").write_text("/models/segmenter/\n")
     tree.commit("first model")
@@ -154,7 +154,7 @@ def test_the_next_record_shows_what_has_changed_since_main(
 
 
 def test_a_model_from_the_cache_is_found_where_an_earlier_run_left_it(
-    tree: Tree, server: KubeflowServer, bring: Callable[..., Record], tmp_path: Path
+    tree: Tree, server: KubeflowServer, bring: Bring, tmp_path: Path
 ):
     artifacts = Artifacts(tmp_path / "artifacts", str(tmp_path / "artifacts"), run="r2", trained_by="r1")
     add_run(server, str(artifacts.folder), "r2")
@@ -175,14 +175,14 @@ def test_a_model_from_the_cache_is_found_where_an_earlier_run_left_it(
     ],
 )
 def test_a_run_that_cannot_be_recorded_is_refused(
-    tree: Tree, server: KubeflowServer, refuse: Call, fields: dict[str, Any], message: str
+    server: KubeflowServer, refuse: Call, fields: dict[str, Any], message: str
 ):
     add_run(server, "s3://bucket/root", **fields)
     assert message.format(url=f"{server.host}/#/runs/details/r1") in refuse("--run", "r1")
 
 
 def test_a_run_without_an_evaluation_of_its_own_is_to_be_submitted_again(
-    tree: Tree, server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, tmp_path: Path
+    server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, tmp_path: Path
 ):
     for root in (f"minio://{s3_server.bucket}/record/empty", str(tmp_path)):
         add_run(server, root)
@@ -192,7 +192,7 @@ def test_a_run_without_an_evaluation_of_its_own_is_to_be_submitted_again(
 
 
 def test_a_storage_that_refuses_is_no_missing_evaluation(
-    tree: Tree, server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+    server: KubeflowServer, refuse: Call, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     add_run(server, f"s3://{s3_server.bucket}/record/x")
@@ -202,7 +202,7 @@ def test_a_storage_that_refuses_is_no_missing_evaluation(
 
 
 def test_a_model_that_was_not_evaluated_is_refused_and_nothing_is_written(
-    tree: Tree, local: Artifacts, bring: Callable[..., Record], refuse: Call
+    tree: Tree, local: Artifacts, bring: Bring, refuse: Call
 ):
     bring()
     before = written(tree)
@@ -262,7 +262,7 @@ def test_without_dvc_the_error_says_what_is_there_already(
     assert "models/evaluate.json" in written(tree)
 
 
-def test_what_was_recorded_tells_new_data_from_old(tree: Tree, local: Artifacts, bring: Callable[..., Record]):
+def test_what_was_recorded_tells_new_data_from_old(tree: Tree, local: Artifacts, bring: Bring):
     bring()
     recorded = [tree.root / "models" / "preprocess.manifest.json", tree.root / "models" / "evaluate.manifest.json"]
     assert has_changed("data/demo", recorded)

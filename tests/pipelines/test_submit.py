@@ -41,13 +41,13 @@ SWEEP = (*RAW, "--pipeline", "ctm_sweep")
 
 
 @pytest.fixture
-def submit(server: KubeflowServer, succeed: Call) -> Call:
+def submit(tree: Tree, server: KubeflowServer, succeed: Call) -> Call:
     """Submits with an image and a mounted path, which is all that a clean tree needs."""
     return lambda *more: succeed("submit", "--host", server.host, "--image", IMAGE, *RAW, *more)
 
 
 @pytest.fixture
-def refuse(server: KubeflowServer, fail: Call) -> Call:
+def refuse(tree: Tree, server: KubeflowServer, fail: Call) -> Call:
     """The message of a refusal, of which the server has heard nothing."""
 
     def run(*arguments: object) -> str:
@@ -107,14 +107,14 @@ def test_name_description_and_pod_labels_say_what_a_run_is_made_from(tree: Tree,
         assert {labels[f"ctm/image-{s.command}"] for s in STAGES.values()} == {DIGEST.removeprefix("sha256:")[:63]}
 
 
-def test_the_experiment_is_made_once(tree: Tree, server: KubeflowServer, submit: Call):
+def test_the_experiment_is_made_once(server: KubeflowServer, submit: Call):
     submit("--experiment", "first")
     submit("--experiment", "first")
     assert [entry["display_name"] for entry in server.objects["experiments"].values()] == ["first"]
     assert [request.path.rpartition("/")[2] for request in server.writes] == ["experiments", "runs", "runs"]
 
 
-def test_parameters_and_checkpoints_are_the_callers(tree: Tree, server: KubeflowServer, submit: Call):
+def test_parameters_and_checkpoints_are_the_callers(server: KubeflowServer, submit: Call):
     weights = "/weights/vit.safetensors"  # where the images have them
     changes = ("train_classifier.epochs=3", f"model.pretrained={weights}")
     submit(*(word for change in changes for word in ("--set", change)), "--checkpoints", "s3://bucket/checkpoints")
@@ -130,9 +130,7 @@ def test_a_file_of_profiles_takes_the_place_of_ours(tree: Tree, server: Kubeflow
     assert server.runs[0]["service_account"] == "trainer"
 
 
-def test_the_fan_out_has_a_number_of_parts_and_the_sweep_its_overrides(
-    tree: Tree, server: KubeflowServer, submit: Call
-):
+def test_the_fan_out_has_a_number_of_parts_and_the_sweep_its_overrides(server: KubeflowServer, submit: Call):
     runs = ["train_classifier.epochs=3", "extract_pseudomasks.threshold=0.4"]
     submit("--pipeline", "ctm_fanout", "--parts", 7)
     submit("--pipeline", "ctm_sweep", "--run", runs[0], "--run", runs[1])
@@ -144,7 +142,7 @@ def test_every_pipeline_can_be_named():
     assert get_args(PipelineName) == tuple(PIPELINES)
 
 
-def test_without_the_cache_no_task_takes_a_result_of_it(tree: Tree, server: KubeflowServer, submit: Call):
+def test_without_the_cache_no_task_takes_a_result_of_it(server: KubeflowServer, submit: Call):
     submit("--pipeline", "ctm_fanout")
     submit("--pipeline", "ctm_fanout", "--no-cache")
     with_cache, without = (dag_tasks(run["pipeline_spec"]["pipeline_spec"]) for run in server.runs)
@@ -231,7 +229,7 @@ def test_data_under_dvc_without_a_remote_are_refused(tree: Tree, refuse: Call):
     assert "--allow-unpushed" in message
 
 
-def test_an_image_by_tag_is_refused(tree: Tree, server: KubeflowServer, refuse: Call, submit: Call):
+def test_an_image_by_tag_is_refused(server: KubeflowServer, refuse: Call, submit: Call):
     message = refuse("--image", "gpu=ctm-train:v1", "--image", IMAGE, *RAW)
     for words in ("--image gpu=ctm-train:v1", "by tag", "--allow-tags"):
         assert words in message
@@ -257,7 +255,7 @@ def test_an_image_by_tag_is_refused(tree: Tree, server: KubeflowServer, refuse: 
         ((*SWEEP, "--set", f"{LAMBDA}=0", "--set", "train_classifier.sparsity=0.5"), "sparsity (0.5) says how many"),
     ],
 )
-def test_what_no_cluster_could_run_is_refused(tree: Tree, refuse: Call, given: tuple[object, ...], message: str):
+def test_what_no_cluster_could_run_is_refused(refuse: Call, given: tuple[object, ...], message: str):
     assert message in refuse("--image", IMAGE, *given)
 
 
@@ -268,7 +266,7 @@ def test_a_profile_that_the_cluster_would_refuse_is_refused(tree: Tree, refuse: 
     assert "memory request 64Gi is more than the limit 16Gi" in message
 
 
-def test_a_run_is_followed_to_its_end(tree: Tree, server: KubeflowServer, submit: Call):
+def test_a_run_is_followed_to_its_end(server: KubeflowServer, submit: Call):
     server.play(
         {"state": "PENDING"},
         {"state": "RUNNING", "tasks": {"preprocess": "RUNNING", "preprocess-driver": "SUCCEEDED"}},

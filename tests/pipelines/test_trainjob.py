@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from typer.main import get_command
 
 from ctm.cli import app as ctm_app
@@ -33,12 +32,9 @@ def manifest(stage: str, profile: TrainJobProfile = PROFILE) -> dict[str, Any]:
     return loaded
 
 
-def unknown_fields(value: Any, model: Any, place: str = "") -> list[str]:
+def unknown_fields(job: dict[str, Any]) -> list[str]:
     """Fields that the models would leave out in silence, as the cluster would."""
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return []
-    read = model.from_dict(value).to_dict()  # type: ignore[attr-defined]
-    return differences(value, read, place)
+    return differences(job, models.TrainerV1alpha1TrainJob.from_dict(job).to_dict(), "")
 
 
 def differences(written: Any, read: Any, place: str) -> list[str]:
@@ -57,7 +53,7 @@ DISTRIBUTED = [name for name, stage in STAGES.items() if stage.distributed]
     ("stage", "profile"), [*((name, PROFILE) for name in STAGES), *((name, WIDE) for name in DISTRIBUTED)]
 )
 def test_trainers_own_models_read_every_field(stage: str, profile: TrainJobProfile):
-    assert unknown_fields(manifest(stage, profile), models.TrainerV1alpha1TrainJob) == []
+    assert unknown_fields(manifest(stage, profile)) == []
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name not in DISTRIBUTED])
@@ -69,7 +65,7 @@ def test_a_stage_of_one_process_is_refused_as_several(stage: str):
 def test_a_field_that_trainer_does_not_know_would_be_found():
     wrong = manifest("train_classifier")
     wrong["spec"]["podTemplateOverrides"] = [{"targetJobs": [{"name": "node"}]}]
-    assert unknown_fields(wrong, models.TrainerV1alpha1TrainJob)
+    assert unknown_fields(wrong)
     wrong["spec"]["trainer"]["numNodes"] = "two"
     with pytest.raises(ValueError, match="valid integer"):
         models.TrainerV1alpha1TrainJob.from_dict(wrong)
