@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -43,72 +44,51 @@ Harm = Callable[[int, int, bytes], bytes]
 many bytes have come over it; if it makes the piece shorter, the line goes dead after it."""
 
 
-class Line:
-    """A line to the server that harms what comes back over it.
+@contextmanager
+def bad_line(server: SeaweedServer, harm: Harm = lambda number, carried, data: data) -> Iterator[list[bytes]]:
+    """Inside, whoever asks S3 asks over a line that harms what comes back.
 
-    Attributes:
-        requests: what was asked over it, piece by piece.
+    Yields:
+        what was asked over it, piece by piece.
     """
+    requests: list[bytes] = []
+    numbers, target = itertools.count(), ("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
 
-    def __init__(
-        self,
-        server: SeaweedServer,
-        harm: Harm = lambda number, carried, data: data,
-        *,
-        change_request: Callable[[bytes], bytes] = lambda data: data,
-    ) -> None:
-        self.requests: list[bytes] = []
-        self._target = ("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
-        self._harm, self._change_request = harm, change_request
-        self._count, self._lock = 0, threading.Lock()
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Inside, whoever asks S3 asks over it."""
-        line = self
-
-        class Connection(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                line.carry(self.request)
-
-        class Listener(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-        with Listener(("127.0.0.1", 0), Connection) as listener:
-            thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
-            thread.start()
-            try:
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.server_address[1]}")
-                    yield
-            finally:
-                listener.shutdown()
-                thread.join()
-
-    def carry(self, near: socket.socket) -> None:
-        """Passes on what comes in over one connection."""
-        with self._lock:
-            number, self._count = self._count, self._count + 1
-        with socket.create_connection(self._target) as far:
-            threading.Thread(target=self._ask, args=(near, far), daemon=True).start()
-            carried = 0
-            while data := far.recv(65536):
-                harmed = self._harm(number, carried, data)
-                carried += len(data)
-                near.sendall(harmed)
-                if len(harmed) < len(data):
-                    near.shutdown(socket.SHUT_RDWR)
-                    return
-
-    def _ask(self, near: socket.socket, far: socket.socket) -> None:
+    def ask(near: socket.socket, far: socket.socket) -> None:
         try:
             while data := near.recv(65536):
-                self.requests.append(data)
-                far.sendall(self._change_request(data))
+                requests.append(data)
+                far.sendall(data)
             far.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the other direction has hung up
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            near, number, carried = self.request, next(numbers), 0
+            with socket.create_connection(target) as far:
+                threading.Thread(target=ask, args=(near, far), daemon=True).start()
+                while data := far.recv(65536):
+                    harmed = harm(number, carried, data)
+                    carried += len(data)
+                    near.sendall(harmed)
+                    if len(harmed) < len(data):
+                        near.shutdown(socket.SHUT_RDWR)
+                        return
+
+    class Listener(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+    with Listener(("127.0.0.1", 0), Connection) as listener, pytest.MonkeyPatch.context() as patch:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.server_address[1]}")
+        try:
+            yield requests
+        finally:
+            listener.shutdown()
+            thread.join()
 
 
 def random_bytes(size: int, *, seed: int = 0) -> bytes:
@@ -139,14 +119,10 @@ def test_more_objects_than_one_answer_lists_are_all_listed_and_read(s3_server, p
     assert tree.read_all(tree.files) == objects
 
 
-def test_a_whole_bucket_is_a_tree_as_well(s3_server, prefix):
-    s3_server.put(prefix, {"a.txt": b"1"})
-    assert f"{prefix}/a.txt" in open_tree(f"s3://{s3_server.bucket}").files
-
-
-def test_a_prefix_ends_where_a_folder_ends(s3_server, prefix):
+def test_a_prefix_ends_where_a_folder_ends_and_a_whole_bucket_is_a_tree_as_well(s3_server, prefix):
     s3_server.put(prefix, {"data/a.txt": b"1", "data2/a.txt": b"2", "data.txt": b"3"})
     assert list(open_tree(f"s3://{s3_server.bucket}/{prefix}/data").files) == ["a.txt"]
+    assert f"{prefix}/data2/a.txt" in open_tree(f"s3://{s3_server.bucket}").files
 
 
 def test_hidden_objects_and_marks_of_folders_are_no_files(s3_server, prefix):
@@ -160,8 +136,7 @@ def test_hidden_objects_and_marks_of_folders_are_no_files(s3_server, prefix):
 def test_keys_that_no_path_can_have_are_refused(s3_server, prefix, part: bytes):
     s3_server.put(prefix, {"good.txt": b"1", "up/@@/bad.txt": b"2"})
     # The server itself takes no such key.
-    line = Line(s3_server, lambda number, carried, data: data.replace(b"@@", part))
-    with line.open():
+    with bad_line(s3_server, lambda number, carried, data: data.replace(b"@@", part)):
         tree = open_tree(f"s3://{s3_server.bucket}/{prefix}")
         assert list(tree.files) == ["good.txt"]
         assert ["'..'" in reason for reason in tree.refused.values()] == [True]
@@ -201,14 +176,13 @@ def test_large_objects_are_read_by_ranges(s3_server, prefix, in_parts: bool):
     uri = s3_server.put(prefix, {"small.bin": b"1", "large.bin": b"" if in_parts else data})
     if in_parts:
         s3_server.client.upload_fileobj(io.BytesIO(data), s3_server.bucket, f"{prefix}/large.bin")
-    line = Line(s3_server)
-    with line.open():
+    with bad_line(s3_server) as requests:
         tree = open_tree(uri)
         assert ("-" in tree.files["large.bin"].stamp) == in_parts
         contents = tree.read_all(tree.files)
         assert contents["large.bin"] == data
         assert tree.read("large.bin") == data
-    asked = b"".join(line.requests).lower()
+    asked = b"".join(requests).lower()
     for first, last in ((0, 8 * MB - 1), (8 * MB, 16 * MB - 1), (16 * MB, 20 * MB)):
         assert asked.count(f"range: bytes={first}-{last}\r\n".encode()) == 2
     assert f"get /{s3_server.bucket}/{prefix}/small.bin ".encode() in asked, "the address is path-style"
@@ -222,7 +196,7 @@ def test_objects_come_side_by_side(s3_server, prefix):
         time.sleep(0.05)
         return data
 
-    with Line(s3_server, far_away).open():
+    with bad_line(s3_server, far_away):
         tree = open_tree(uri)
         files = tree.files
         start = time.perf_counter()
@@ -260,8 +234,8 @@ def test_a_storage_that_ignores_if_match_does_not_hide_a_change(s3_server, prefi
     tree = open_tree(s3_server.put(prefix, {"a.bin": random_bytes(1000)}))
     files = tree.files
     old, new = files["a.bin"].stamp.encode(), b"0" * 32
-    line = Line(s3_server, lambda number, carried, data: data.replace(old, new))
-    with line.open(), pytest.raises(StorageError, match=r"a\.bin has changed since it was listed"):
+    line = bad_line(s3_server, lambda number, carried, data: data.replace(old, new))
+    with line, pytest.raises(StorageError, match=r"a\.bin has changed since it was listed"):
         open_tree(tree.uri).read_all(files)
 
 
@@ -311,7 +285,7 @@ def read_over(s3_server, prefix, monkeypatch) -> Callable[[Harm], dict[str, byte
     monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
 
     def read(harm: Harm) -> dict[str, bytes]:
-        with Line(s3_server, harm).open():
+        with bad_line(s3_server, harm):
             return open_tree(tree.uri).read_all(files)
 
     return read
@@ -344,7 +318,7 @@ def test_a_listing_that_breaks_off_is_asked_for_again(s3_server, prefix, monkeyp
     objects = small_objects(50, size=10)
     uri = s3_server.put(prefix, objects)
     monkeypatch.setattr(s3_place, "LONGEST_WAIT", 0.01)
-    with Line(s3_server, cut_off(2, after=5000)).open():
+    with bad_line(s3_server, cut_off(2, after=5000)):
         assert list(open_tree(uri).files) == sorted(objects)
 
 

@@ -13,18 +13,14 @@ from ctm.runtime.storage import LocalTree, is_remote, listing_digest, open_tree
 from tests.runtime.conftest import folder
 
 
-def test_files_are_listed_in_ascending_order_with_their_sizes(tmp_path: Path):
+def test_files_are_listed_in_ascending_order_with_their_sizes_and_hidden_ones_are_left_out(tmp_path: Path):
+    folder(tmp_path, **{".b": "2", ".git/config": "3", "c/.DS_Store": "4"})
     tree = open_tree(str(folder(tmp_path, **{"b/2": "22", "a": "1", "b.txt": "", "b/10": "333"})))
+    assert not tree.refused
     assert [(path, stat.size) for path, stat in tree.files.items()] == [("a", 1), ("b.txt", 0), ("b/10", 3), ("b/2", 2)]
     assert tree.read_all(tree.files) == {"a": b"1", "b.txt": b"", "b/10": b"333", "b/2": b"22"}
     assert tree.read("b/2") == b"22"
     assert tree.place("b/2") == str(tmp_path / "b" / "2")
-
-
-def test_hidden_files_and_folders_are_left_out(tmp_path: Path):
-    tree = LocalTree(str(folder(tmp_path, **{"a": "1", ".b": "2", ".git/config": "3", "c/.DS_Store": "4"})))
-    assert list(tree.files) == ["a"]
-    assert not tree.refused
 
 
 def test_only_s3_addresses_are_remote():
