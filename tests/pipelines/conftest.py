@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from ctm.errors import CtmError
 from ctm.params import Params, load_preset, to_yaml
 from tests.pipelines.kubeflow_server import KubeflowServer, kubeflow_server
 
@@ -134,7 +135,6 @@ def succeed(call: Callable[..., Result]) -> Call:
 @pytest.fixture
 def fail(call: Callable[..., Result]) -> Call:
     """The message of an error that `main` shows as one."""
-    from ctm.errors import CtmError
 
     def run(*arguments: object) -> str:
         result = call(*arguments)

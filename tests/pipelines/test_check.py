@@ -42,7 +42,6 @@ DAMAGES: dict[str, tuple[str, Any, str]] = {
     "no accelerators": (f"{RESOURCES}.accelerator", {"resourceType": "gpu"}, "count '0' is no whole number"),
     "no accelerator type": (f"{RESOURCES}.accelerator", {"resourceCount": "1"}, "1 accelerators of no type"),
     "image by tag": (f"{CONTAINER}.image", "registry/ctm:1", "image 'registry/ctm:1' is named by tag"),
-    "short digest": (f"{CONTAINER}.image", "ctm@sha256:12ab", "'ctm@sha256:12ab' is named by tag"),
     "no image": (f"{CONTAINER}.image", "", "'' is no image"),
     "image of no parameter": (
         f"{CONTAINER}.image",
