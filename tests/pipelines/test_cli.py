@@ -157,23 +157,22 @@ def test_data_of_which_nothing_is_known_and_damaged_manifests_are_errors(tree: T
     assert "is no manifest" in fail("new-data")
 
 
-def test_a_local_run_without_an_engine_and_a_wrong_sweep_are_refused(
+def test_a_local_run_that_cannot_start_says_why_and_leaves_the_one_before(
     tree: Tree, fail: Call, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tree.root}/no.sock")
-    assert "no Docker engine answers" in fail("run-local", "--image", f"gpu={IMAGE}", "--pipeline", "ctm_fanout")
-    assert "'test' is no stage" in fail("run-local", "--image", "test=x")
-    assert "expected section.name=value,value" in fail("sweep", "train_classifier.pruning_weight")
-
-
-def test_a_local_run_that_cannot_start_leaves_the_one_before(tree: Tree, fail: Call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tree.root}/no.sock")
     output = tree.root.parent / "output"
     output.mkdir()
     (output / "local_run.txt").write_text("an earlier run")
-    assert "no Docker engine answers" in fail("run-local", "--output", output)
+    for options in ((), ("--image", f"gpu={IMAGE}", "--pipeline", "ctm_fanout")):
+        assert "no Docker engine answers" in fail("run-local", "--output", output, *options)
+    assert "'test' is no stage" in fail("run-local", "--output", output, "--image", "test=x")
     assert [path.name for path in output.iterdir()] == ["local_run.txt"]
     assert [path.name for path in output.parent.iterdir() if path.name.startswith(".output")] == []
+
+
+def test_a_wrong_sweep_is_refused(tree: Tree, fail: Call):
+    assert "expected section.name=value,value" in fail("sweep", "train_classifier.pruning_weight")
 
 
 @pytest.mark.parametrize(
