@@ -25,9 +25,6 @@ def test_runs_are_named_by_the_parameters_in_which_they_differ():
 def test_runs_that_differ_only_in_their_seed_are_one_group():
     found = names(*(experiment(f"s-{lr}{seed}", lr=lr, seed=seed) for lr in (1, 2) for seed in (0, 1)))
     assert found == {"lr=1": ["s-10", "s-11"], "lr=2": ["s-20", "s-21"]}
-
-
-def test_nothing_but_seeds_is_one_group():
     assert names(experiment("s-1", lr=1, seed=0), experiment("s-2", lr=1, seed=5)) == {"s-1": ["s-1", "s-2"]}
 
 
