@@ -74,13 +74,12 @@ class SeaweedServer:
     def put(self, prefix: str, objects: Mapping[str, bytes]) -> str:
         """Writes objects below a prefix of the bucket; the address of the prefix."""
         client = self.client
+
+        def put_one(key: str) -> None:
+            client.put_object(Bucket=self.bucket, Key=f"{prefix}/{key}", Body=objects[key])
+
         with ThreadPoolExecutor(8) as pool:
-            puts = [
-                pool.submit(client.put_object, Bucket=self.bucket, Key=f"{prefix}/{key}", Body=data)
-                for key, data in objects.items()
-            ]
-        for put in puts:
-            put.result()
+            list(pool.map(put_one, objects))
         return f"s3://{self.bucket}/{prefix}"
 
     def upload(self, prefix: str, folder: Path) -> str:
@@ -94,8 +93,7 @@ class SeaweedServer:
         data.mkdir(parents=True, exist_ok=True)
         (self._folder / "empty").touch()
         key = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
-        rights = ["Admin", "Read", "Write", "List", "Tagging"]
-        identity = {"name": "tests", "credentials": [key], "actions": rights}
+        identity = {"name": "tests", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
         with (self._folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
@@ -113,7 +111,6 @@ class SeaweedServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process = None
 
     def stop(self) -> None:
         """Ends the server and removes what it left."""
@@ -129,18 +126,14 @@ class SeaweedServer:
         try:
             yield
         finally:
-            if self._process is None:
-                self.start()
+            self.start()
 
     def _port(self, part: str) -> int:
         return self._ports[2 * PARTS.index(part)]
 
     def _command(self) -> list[str]:
-        ports = [
-            f"-{part}.port{kind}={self._port(part) + offset}"
-            for part in PARTS
-            for kind, offset in (("", 0), (".grpc", 1))
-        ]
+        numbers = {part: self._port(part) for part in PARTS}
+        ports = [f"-{p}.port={n}" for p, n in numbers.items()] + [f"-{p}.port.grpc={n + 1}" for p, n in numbers.items()]
         return [
             *(str(Path(sys.executable).with_name("weed")), "-logtostderr=true", "server"),
             *("-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports),
