@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from docker.client import DockerClient
@@ -30,14 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("containers")
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A container that has run to its end.
-
-    Attributes:
-        code: its exit code.
-        text: what it wrote to standard output and standard error.
-    """
+class Ended(NamedTuple):
+    """A container that has run to its end: its exit code, and what it wrote to both of its outputs."""
 
     code: int
     text: str

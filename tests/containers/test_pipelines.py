@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ctm.data.datasets.demo import write_demo
 from ctm.execute import manifest_path
 from ctm.fingerprint import package_digest
 from ctm.params import load_params
 from ctm.runtime.digest import digest_artifact
 from ctm.stages import STAGES
 from pipelines.local import run_pipeline_here
-from tests.e2e.conftest import TINY, Checkout, make_checkout
+from tests.e2e.conftest import TINY, Checkout, demo_tree
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +25,8 @@ OUTPUTS = {(name, port): output.path for name, stage in STAGES.items() for port,
 @pytest.fixture(scope="module")
 def tree(engine, tmp_path_factory) -> Checkout:
     """A checkout with tiny demo data and parameters, in which `dvc repro` has run."""
-    root = tmp_path_factory.mktemp("containers") / "tree"
-    tree = make_checkout(root, TINY | {"evaluate.compare": "[random, attention]"})
-    write_demo(root / "data" / "demo", train=24, val=8, size=32)
+    settings = TINY | {"evaluate.compare": "[random, attention]"}
+    tree = demo_tree(tmp_path_factory.mktemp("containers") / "tree", settings)
     assert tree.repro() == list(STAGES)
     return tree
 

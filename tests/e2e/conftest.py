@@ -7,35 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 from PIL import Image
 
+import tests.conftest
 from ctm.data.datasets.demo import write_demo
 from ctm.stages import STAGES
 
 PROJECT = Path(__file__).parents[2]
 TRACKED = ("pyproject.toml", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
-TINY = {
-    "model.image_size": "32",
-    "model.depth": "2",
-    "model.embed_dim": "32",
-    "model.num_heads": "2",
-    "train_classifier.epochs": "2",
-    "train_classifier.batch_size": "8",
-    "prune_heads.check_images": "4",
-    "extract_pseudomasks.batch_size": "8",
-    "train_segmenter.epochs": "2",
-    "train_segmenter.batch_size": "8",
-    "train_segmenter.options": "{encoder_depth: 3, decoder_channels: [16, 8, 8]}",
-    "evaluate.panels": "2",
-}
+TINY = dict(override.split("=", 1) for override in tests.conftest.TINY)
 """Overrides of the demo preset with which a stage takes hardly longer than its imports."""
 
 
@@ -149,6 +136,22 @@ def write_photographs(root: Path, *, count: int) -> None:
     (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_noise(root: Path) -> None:
+    """400 pictures that no compression makes smaller, 15 MB in all, so that a second's work makes 15 small shards."""
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["image,classes"]
+    for number in range(400):
+        pixels = rng.integers(0, 256, size=(90, 140, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"p{number:03d}.png")
+        rows.append(f"p{number:03d},{'cow' if number % 3 else 'grass'}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    (root / "classes.txt").write_text("grass\ncow\n")
+
+
+NOISE = ("preprocess.shard_mb=1", "dataset.classes=null", "dataset.normalise=statistics")
+"""Overrides of the preset photographs that read ``write_noise`` into small shards."""
+
 PHOTOGRAPHS = TINY | {
     "dataset.format": "folder",
     "dataset.root": "data/photos",
@@ -158,25 +161,15 @@ PHOTOGRAPHS = TINY | {
 """Overrides of the demo preset that read ``write_photographs`` instead of the demo."""
 
 
-@pytest.fixture(scope="session")
-def demo_tree() -> Callable[[Path], Checkout]:
-    """Makes a checkout with tiny demo data in ``data/demo``."""
-
-    def make(root: Path) -> Checkout:
-        tree = make_checkout(root)
-        write_demo(root / "data" / "demo", train=24, val=8, size=32)
-        return tree
-
-    return make
+def demo_tree(root: Path, settings: Mapping[str, str] = TINY) -> Checkout:
+    """A checkout with tiny demo data in ``data/demo``."""
+    tree = make_checkout(root, settings)
+    write_demo(root / "data" / "demo", train=24, val=8, size=32)
+    return tree
 
 
-@pytest.fixture(scope="session")
-def photograph_tree() -> Callable[[Path], Checkout]:
-    """Makes a checkout with unmasked photographs in ``data/photos``."""
-
-    def make(root: Path) -> Checkout:
-        tree = make_checkout(root, PHOTOGRAPHS)
-        write_photographs(root / "data" / "photos", count=30)
-        return tree
-
-    return make
+def photograph_tree(root: Path) -> Checkout:
+    """A checkout with unmasked photographs in ``data/photos``."""
+    tree = make_checkout(root, PHOTOGRAPHS)
+    write_photographs(root / "data" / "photos", count=30)
+    return tree

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import photograph_tree
 from tests.seaweed import SeaweedServer
 
 pytestmark = pytest.mark.slow
@@ -22,11 +22,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("named_by", ["endpointurl", "AWS_ENDPOINT_URL_S3"])
 def test_what_one_clone_pushes_another_pulls(
-    photograph_tree: Callable,
-    s3_server: SeaweedServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    named_by: str,
+    s3_server: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_by: str
 ):
     first = photograph_tree(tmp_path / "first")
     first.run("dvc", "add", "data/photos")

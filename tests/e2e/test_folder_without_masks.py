@@ -7,12 +7,13 @@ import pytest
 
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.stages import STAGES
+from tests.e2e.conftest import photograph_tree
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def finished(photograph_tree, tmp_path_factory):
+def finished(tmp_path_factory):
     tree = photograph_tree(tmp_path_factory.mktemp("photographs") / "run")
     assert tree.repro() == list(STAGES)
     return tree
@@ -42,10 +43,3 @@ def test_the_report_shows_pictures_and_says_that_there_is_no_truth(finished):
     page = (finished.root / "report" / "index.html").read_text(encoding="utf-8")
     assert "no masks to score against" in page
     assert "data:image/" in page
-
-
-def test_unpack_says_that_shards_without_masks_have_nothing_to_show(finished, tmp_path):
-    done = finished.try_run("ctm", "unpack", "artifacts/shards", str(tmp_path / "png"))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: no sample of artifacts/shards has a mask")
-    assert not (tmp_path / "png").exists()

@@ -11,38 +11,27 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from ctm.params import load_preset, to_yaml
+from tests.e2e.conftest import NOISE, write_noise
 
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-SETTINGS = ("preprocess.shard_mb=1", "dataset.classes=null", "dataset.normalise=statistics")
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 pictures of noise, 15 MB in all, so that a second's work makes 15 shards."""
     root = tmp_path_factory.mktemp("kills") / "photos"
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = ["image,classes"]
-    for number in range(400):
-        pixels = rng.integers(0, 256, size=(90, 140, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / f"p{number:03d}.png")
-        rows.append(f"p{number:03d},{'cow' if number % 3 else 'grass'}")
-    (root / "labels.csv").write_text("\n".join(rows))
-    (root / "classes.txt").write_text("grass\ncow\n")
+    write_noise(root)
     return root
 
 
 def start(root: Path, photographs: Path) -> subprocess.Popen[str]:
     """Starts preprocess with two workers in a process group of its own."""
     root.mkdir(exist_ok=True)
-    (root / "params.yaml").write_text(to_yaml(load_preset("photographs", SETTINGS)), encoding="utf-8")
+    (root / "params.yaml").write_text(to_yaml(load_preset("photographs", NOISE)), encoding="utf-8")
     command = [Path(sys.executable).with_name("ctm"), "preprocess", "--raw", str(photographs), "--workers", "2"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, start_new_session=True)

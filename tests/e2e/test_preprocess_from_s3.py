@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.e2e.conftest import NOISE, demo_tree, photograph_tree, write_noise
 from tests.seaweed import SeaweedServer
 
 pytestmark = pytest.mark.slow
@@ -24,7 +22,7 @@ def files(root: Path) -> set[bytes]:
     return {path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_dvc_repro_reads_a_bucket_without_a_local_copy(demo_tree: Callable, s3_server: SeaweedServer, tmp_path: Path):
+def test_dvc_repro_reads_a_bucket_without_a_local_copy(s3_server: SeaweedServer, tmp_path: Path):
     local = demo_tree(tmp_path / "local")
     local.run("dvc", "repro", "preprocess")
     remote = local.clone(tmp_path / "remote")
@@ -40,29 +38,14 @@ def test_dvc_repro_reads_a_bucket_without_a_local_copy(demo_tree: Callable, s3_s
     assert f"modified:           {uri}" in remote.run("dvc", "status", "preprocess")
 
 
-SETTINGS = ("--set", "preprocess.shard_mb=1", "--set", "dataset.classes=null", "--set", "dataset.normalise=statistics")
-
-
-def write_noise(root: Path, *, count: int) -> None:
-    """Pictures that no compression makes smaller: some forty kilobytes each."""
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        pixels = rng.integers(0, 256, size=(90, 140, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / f"p{number:03d}.png")
-    rows = [f"p{number:03d},{'cow' if number % 3 else 'grass'}" for number in range(count)]
-    (root / "labels.csv").write_text("\n".join(["image,classes", *rows]))
-    (root / "classes.txt").write_text("grass\ncow\n")
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_after_the_server_was_killed_preprocess_goes_on_to_the_same_bytes(
-    photograph_tree: Callable, s3_server: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+    s3_server: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
 ):
     tree = photograph_tree(tmp_path / "tree")
-    write_noise(tree.root / "noise", count=400)
+    write_noise(tree.root / "noise")
     uri = s3_server.upload(f"e2e/killed{workers}", tree.root / "noise")
-    tree.run("ctm", "init", "photographs", "--force", *SETTINGS)
+    tree.run("ctm", "init", "photographs", "--force", *(f"--set={setting}" for setting in NOISE))
     tree.run("ctm", "preprocess", "--raw", "noise", "--shards", "expected", "--metrics", "expected.json")
 
     command = ("ctm", "preprocess", "--raw", uri, "--workers", workers)
