@@ -10,8 +10,8 @@ from ctm.errors import DataError
 __all__ = ["load_library", "load_rasterio"]
 
 
-def load_library(name: str, whose: str) -> Any:
-    """A library that may be missing.
+def load_library(name: str, whose: str) -> None:
+    """Imports a library that may be missing.
 
     Args:
         name: of its module.
@@ -21,7 +21,7 @@ def load_library(name: str, whose: str) -> Any:
         DataError: it is not installed.
     """
     try:
-        return import_module(name)
+        import_module(name)
     except ImportError as error:
         raise DataError(f"{whose} {name}, which is not installed: pip install 'ctm[data]'") from error
 
@@ -32,4 +32,7 @@ def load_rasterio() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    return load_library("rasterio", "GeoTIFF data need")
+    load_library("rasterio", "GeoTIFF data need")
+    import rasterio  # a statement, as fingerprints and manifests look for them
+
+    return rasterio
