@@ -115,11 +115,13 @@ def main() -> None:
 def _message(error: Exception) -> str:
     """The error's own text; one from a worker process of a data loader comes inside that process's traceback."""
     text = str(error)
+    if "Original Traceback" in text:
+        text = text.rpartition(f"{type(error).__name__}: ")[2].strip()
     if isinstance(error, OSError):
         place = re.sub(r"\.([^/]+)\.partial\b", r"\1", f"{error.filename}: ") if error.filename else ""
         text = f"{place}{error.strerror}" if error.strerror else text
         return f"{text}. {ADVICE.get(error.errno or 0, 'Correct that and run the command again')}."
-    return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
+    return text
 
 
 if __name__ == "__main__":

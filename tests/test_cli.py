@@ -355,6 +355,12 @@ def test_tasks_of_a_sweep_keep_their_checkpoints_apart(place: Path, tiny_shards:
     assert len(list((place / "ck").iterdir())) == 2
 
 
+LOST_FILE = (
+    "from torch.utils.data import DataLoader; item = {'__len__': lambda s: 1, '__getitem__': lambda s, i: open('x')}; "
+    "next(iter(DataLoader(type('Data', (), item)(), num_workers=1)))"
+)
+"""A process that decodes images finds no file; torch hands on its error with the process's traceback."""
+
 FULL_GPU = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')"
 
 
@@ -364,6 +370,7 @@ FULL_GPU = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Trie
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "ended by SIGTERM"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "ended by Ctrl-C"),
         (FULL_GPU, 1, "error: CUDA out of memory. Lower batch_size"),
+        (LOST_FILE, 1, "error: [Errno 2] No such file or directory: 'x'. Correct that and run the command again."),
         ("open('params.yaml/x')", 1, "error: params.yaml/x: Not a directory. A part of this path is a file: name"),
     ],
 )
