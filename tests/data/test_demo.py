@@ -12,7 +12,7 @@ import pytest
 
 from ctm.data.config import DatasetConfig
 from ctm.data.datasets.demo import DFC_IDS, MARKER, write_demo, write_demo_scene
-from ctm.errors import DataError
+from ctm.errors import ArtifactError, DataError
 from tests.miniatures.samples import opened, read
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra 'data'")
@@ -182,3 +182,10 @@ def test_the_large_scene_has_the_bands_and_all_the_land_cover_of_the_demo(demo: 
     distances = np.square(scene.reshape(15, 1, -1) - spectra.T[:, :, None]).mean(0)  # (8, pixels)
     assert np.bincount(distances.argmin(0), minlength=8).min() > 0.01 * distances.shape[1]
     assert distances.min(0).mean() < 0.4 * distances.mean()
+
+
+def test_a_scene_never_replaces_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(ArtifactError, match="is a folder, which a file would replace: name a file"):
+        write_demo_scene(tmp_path, size=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ctm.data.datasets.dfc2020 import BANDS, FULL_SCALE, LOWEST_DB, SEASONS
 from ctm.data.libraries import load_rasterio
 from ctm.errors import DataError
-from ctm.runtime.outputs import staged_outputs
+from ctm.runtime.outputs import check_no_folder, staged_outputs
 from ctm.runtime.progress import track
 
 __all__ = ["DFC_IDS", "MARKER", "write_demo", "write_demo_scene"]
@@ -76,7 +76,11 @@ def write_demo_scene(path: Path, *, size: int = 1024, seed: int = 0) -> None:
         path: file to write; one that is there is replaced.
         size: height and width in pixels.
         seed: seed of the demo whose land cover it shows.
+
+    Raises:
+        ArtifactError: ``path`` is a folder.
     """
+    check_no_folder(path)
     rng = np.random.default_rng([seed, len(SEASONS), 0])
     classes = _regions(rng, len(DFC_IDS), size=size, share=REGION_SHARE * SIZE / size)
     rasters = _rasters(classes, _image(rng, classes, signatures=_signatures(seed)))
