@@ -110,8 +110,8 @@ def mask_values(mask: NDArray[np.uint8], classes: ClassTable, candidates: Sequen
         classes: the data set's classes.
         candidates: indices of the K class tokens.
     """
-    table = np.full(256, IGNORE, dtype=np.uint8)
-    table[: len(candidates)] = [classes.tokens[c] for c in candidates]
+    table, tokens = np.full(256, IGNORE, dtype=np.uint8), classes.tokens
+    table[: len(candidates)] = [tokens[c] for c in candidates]
     if classes.background is not None:
         table[len(candidates)] = classes.background
     return np.asarray(table[mask])
