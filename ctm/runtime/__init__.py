@@ -2,7 +2,8 @@
 
 From the start of a run to its end:
 
-* ``log`` and ``progress`` say on standard error what goes on; ``preemption`` ends a run in order at SIGTERM.
+* ``log`` and ``progress`` say on standard error what goes on; ``preemption`` ends a run in order at SIGTERM
+  and Ctrl-C.
 * ``context`` is what may differ from machine to machine without changing results.
 * ``storage`` shows raw data as a tree of files, in a folder or, by ``s3``, in a bucket.
 * ``checkpoint_store`` keeps the state of unfinished work, in a folder and perhaps in a bucket.
