@@ -3,8 +3,8 @@
 The way of a sample through them:
 
 * ``open_dataset`` calls the reader of ``dataset.format`` and checks what it gives.
-* The readers ``folder``, ``dfc2020``, ``endotect``, ``ade20k``, ``voc2012`` and ``coco2014`` say which files are
-  samples, in which split, and with which labels; pictures are decoded later.
+* The reader, a file of the format's name, says which files are samples, in which split, and with which labels; pictures
+  are decoded later.
 * ``reader`` is what they give: a ``RawDataset`` of entries, and a ``decode`` that makes a ``Sample`` of one.
 * ``listing`` finds folders, lists and tables for them; ``split_by_hash`` is the split where there is no list.
 * ``photographs`` (8 bits, and masks) and ``rasters`` (GeoTIFFs, NumPy arrays) decode what the files hold.
