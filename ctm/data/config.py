@@ -27,7 +27,7 @@ OPTIONS: dict[str, tuple[Format, ...]] = {
 
 
 class DatasetConfig(Config):
-    """Which raw data set is read, and how. The last seven are for single formats and null for all others."""
+    """Which raw data set is read, and how. The last ones are for single formats and null for all others."""
 
     format: Format
     """Layout of the raw data on disk."""
