@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,12 +15,14 @@ from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.config import ExtractConfig
+from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.masks import decide, extract_pseudomasks
 from ctm.pseudomasks.readings import read_split, together
 
 CLASSES = ClassTable(tuple("abcdefgh"))
 INPUTS = InputSpec((24, 32), 15, 1e-4)
 WORK: dict[str, Any] = {"device": torch.device("cpu")}
+REFINEMENTS = get_args(MapConfig.model_fields["refinement"].annotation)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +38,21 @@ def model() -> ClassTokenViT:
     return model
 
 
-def test_a_reading_holds_maps_of_all_classes_and_by_pamr_the_candidates_alone(
-    model: ClassTokenViT, tiny_shards: ShardFolder
+@pytest.mark.parametrize("refinement", REFINEMENTS)
+def test_a_reading_holds_maps_of_all_classes_and_refined_at_the_pixels_the_candidates_alone(
+    model: ClassTokenViT, tiny_shards: ShardFolder, refinement: Any
 ):
     split = tiny_shards.split("val")
-    for refinement in ("none", "pamr"):
-        for index, found in enumerate(
-            read_split(model, split, INPUTS, config=ExtractConfig(refinement=refinement), **WORK)
-        ):
-            assert (found.index, found.size) == (index, (32, 32))
-            assert found.maps.shape == (8, 3, 4)
-            assert found.candidates.tolist() == split.labels[index].tolist()
-            if refinement == "none":
-                assert found.refined is None
-            else:
-                assert found.refined.shape == (int(found.candidates.sum()), 24, 32)
+    for index, found in enumerate(
+        read_split(model, split, INPUTS, config=ExtractConfig(refinement=refinement), **WORK)
+    ):
+        assert (found.index, found.size) == (index, (32, 32))
+        assert found.maps.shape == (8, 3, 4)
+        assert found.candidates.tolist() == split.labels[index].tolist()
+        if refinement in {"none", "affinity"}:
+            assert found.refined is None
+        else:
+            assert found.refined.shape == (int(found.candidates.sum()), 24, 32)
 
 
 @pytest.mark.parametrize("refinement", ["none", "affinity+pamr"])

@@ -13,7 +13,7 @@ from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.map_config import MapConfig
 from ctm.pseudomasks.recipes import all_recipes, needs_patch_head, parse_recipe, recipe_config, recipe_name
 
-STRATEGIES = get_args(MapConfig.model_fields["strategy"].annotation)
+STRATEGIES, REFINEMENTS = (get_args(MapConfig.model_fields[name].annotation) for name in ("strategy", "refinement"))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def test_a_recipe_gives_its_words_and_natural_choices_for_the_rest(entry: str, a
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_can_be_named_alone(strategy: str):
     assert parse_recipe(strategy)["strategy"] == strategy
+
+
+@pytest.mark.parametrize("refinement", REFINEMENTS)
+def test_every_refinement_can_be_named(refinement: str):
+    assert parse_recipe(f"relevance+{refinement}")["refinement"] == refinement
 
 
 @pytest.mark.parametrize(
