@@ -27,25 +27,6 @@ def tiny(*, classes: int = 5, channels: int = 3, size: tuple[int, int] = (8, 12)
     return ClassTokenViT(config, GatesConfig(), num_classes=classes, in_channels=channels)
 
 
-def parameters(config: ModelConfig, *, classes: int, channels: int) -> int:
-    with torch.device("meta"):
-        model = ClassTokenViT(config, GatesConfig(), num_classes=classes, in_channels=channels)
-    return sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("size", "patch", "classes", "channels", "millions"),
-    [
-        pytest.param(224, 14, 8, 15, 87.7, id="dfc2020"),
-        pytest.param((512, 640), 16, 23, 3, 86.6, id="endotect"),
-        pytest.param((208, 320), 16, 151, 3, 103.6, id="ade20k"),
-    ],
-)
-def test_parameter_counts_are_the_papers_within_one_percent(size, patch, classes, channels, millions):
-    config = ModelConfig(backbone="vit_base_patch16_224", image_size=size, patch_size=patch, num_heads=16)
-    assert parameters(config, classes=classes, channels=channels) / 1e6 == pytest.approx(millions, rel=0.01)
-
-
 @pytest.mark.parametrize("channels", [1, 3, 15])
 @pytest.mark.parametrize("size", [(8, 12), (12, 8), (8, 8)])
 def test_any_channels_and_non_square_grids_give_one_logit_a_class(channels: int, size: tuple[int, int]):
@@ -69,23 +50,15 @@ def test_the_sequence_is_class_tokens_then_patches_row_by_row_then_the_register(
     assert model.patches == slice(5, 11)
 
 
-def test_an_image_alone_gives_the_same_as_in_a_batch():
-    model = tiny().eval()
-    images = torch.randn(3, 3, 8, 12)
-    alone = torch.cat([model(image[None]) for image in images])
-    maps = torch.cat([model.attention_maps(image[None])[0] for image in images])
-    assert torch.allclose(model(images), alone, atol=1e-5)
-    assert torch.allclose(model.attention_maps(images)[0], maps, atol=1e-5)
-
-
-def with_open_gates(model: ClassTokenViT) -> ClassTokenViT:
+def with_gates(model: ClassTokenViT, logit: float) -> ClassTokenViT:
+    """At 50 every sample is open, at 0 half of the heads are shut, others in each step."""
     for gate in model.gates:
-        nn.init.constant_(gate.log_alpha, 50.0)  # every sample is open
+        nn.init.constant_(gate.log_alpha, logit)
     return model
 
 
 def test_absent_tokens_are_masked_in_the_training_logits_alone():
-    model = with_open_gates(tiny())
+    model = with_gates(tiny(), 50.0)
     images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
     clear = model.eval()(images)
     assert torch.allclose(model.train()(images), clear, atol=1e-5)
@@ -99,7 +72,7 @@ def test_absent_tokens_are_masked_in_the_training_logits_alone():
 
 
 def test_without_masking_or_absent_classes_the_training_logits_are_those_of_forward():
-    model, images = with_open_gates(tiny()), torch.randn(2, 3, 8, 12)
+    model, images = with_gates(tiny(), 50.0), torch.randn(2, 3, 8, 12)
     for present, ratio in ((torch.zeros(2, 5, dtype=torch.bool), 0.0), (torch.ones(2, 5, dtype=torch.bool), 0.9)):
         logits = model.training_logits(images, present, masking_ratio=ratio)
         assert torch.equal(logits.masked, logits.unmasked)
@@ -107,9 +80,7 @@ def test_without_masking_or_absent_classes_the_training_logits_are_those_of_forw
 
 
 def test_the_gate_generator_fixes_the_gates_and_the_other_one_the_masking():
-    model = tiny()
-    for gate in model.gates:
-        nn.init.zeros_(gate.log_alpha)
+    model = with_gates(tiny(), 0.0)
     images, absent = torch.randn(2, 3, 8, 12), torch.zeros(2, 5, dtype=torch.bool)
 
     def logits(gate_seed: int, mask_seed: int) -> torch.Tensor:
@@ -143,9 +114,7 @@ def test_gradient_checkpointing_changes_neither_the_loss_nor_a_gradient(bf16: bo
         backbone="test_vit", image_size=(16, 16), patch_size=4, depth=3, drop_path=0.5, patch_head=True
     )
     torch.manual_seed(0)
-    model = ClassTokenViT(config, GatesConfig(hard=hard), num_classes=5, in_channels=3)
-    for gate in model.gates:
-        nn.init.zeros_(gate.log_alpha)  # half of the heads are shut, others in each step
+    model = with_gates(ClassTokenViT(config, GatesConfig(hard=hard), num_classes=5, in_channels=3), 0.0)
     images, present = torch.randn(4, 3, 16, 16), torch.rand(4, 5) < 0.4
     loss, gradients = training_step(model, images, present, bf16=bf16)
     model.set_grad_checkpointing()
@@ -157,9 +126,7 @@ def test_gradient_checkpointing_changes_neither_the_loss_nor_a_gradient(bf16: bo
 
 
 def test_gates_drawn_from_the_global_generator_survive_checkpointing():
-    model, images = tiny(), torch.randn(2, 3, 8, 12)
-    for gate in model.gates:
-        nn.init.zeros_(gate.log_alpha)
+    model, images = with_gates(tiny(), 0.0), torch.randn(2, 3, 8, 12)
     gradients = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -171,9 +138,7 @@ def test_gates_drawn_from_the_global_generator_survive_checkpointing():
 
 
 def test_a_second_forward_pass_before_the_backward_pass_keeps_its_own_gates():
-    model, images = tiny(), torch.randn(2, 3, 8, 12)
-    for gate in model.gates:
-        nn.init.zeros_(gate.log_alpha)
+    model, images = with_gates(tiny(), 0.0), torch.randn(2, 3, 8, 12)
     gradients = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(7)
@@ -373,14 +338,6 @@ def test_a_view_on_some_classes_equals_a_model_of_these_classes_alone(head: str,
     assert all(mine is its for mine, its in zip(model.parameters(), view.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("head", ["dense", "diagonal"])
-def test_a_view_on_all_classes_is_the_model(head: str):
-    model, images = tiny(patch_head=True, head=head).eval(), torch.randn(2, 3, 8, 12)
-    view = model.restricted_to(torch.arange(5).expand(2, -1))
-    assert torch.allclose(view(images), model(images), atol=1e-5)
-    assert torch.allclose(view.attention_maps(images)[0], model.attention_maps(images)[0], atol=1e-5)
-
-
 def test_without_the_register_the_sequence_ends_with_the_patches():
     model = tiny(register_token=False)
     assert model.register_token is None
@@ -392,7 +349,7 @@ def test_without_the_register_the_sequence_ends_with_the_patches():
 
 @pytest.mark.parametrize("size", [(8, 12), (16, 12)])
 def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size: tuple[int, int]):
-    model, images = with_open_gates(tiny(patch_head=True)), torch.randn(2, 3, *size)
+    model, images = with_gates(tiny(patch_head=True), 50.0), torch.randn(2, 3, *size)
     tokens = model.encode(model.embed(images))
     grid = model.grid_of(images)
     scores = model.patch_scores(tokens, grid)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from ctm.errors import ModelError
 from ctm.models.weights import check_weights
@@ -24,15 +24,21 @@ def test_a_models_own_weights_pass_with_and_without_a_head(vit: torch.nn.Module,
     check_weights(str(path), vit, parameter="model.pretrained")
 
 
-def test_weights_of_another_model_are_refused_with_what_the_file_has(vit: torch.nn.Module, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            save({"conv.weight": torch.zeros(3)}),
+            r"model\.pretrained: .* holds 0 of the model's \d+ weights.*conv_weight",
+        ),
+        (b"\x00" * 20, "damaged or no safetensors file"),
+    ],
+    ids=["of another model", "damaged"],
+)
+def test_other_files_are_refused_with_what_they_hold(
+    vit: torch.nn.Module, tmp_path: Path, content: bytes, message: str
+):
     path = tmp_path / "w.safetensors"
-    save_file({"conv.weight": torch.zeros(3)}, path)
-    with pytest.raises(ModelError, match=r"model\.pretrained: .* holds 0 of the model's \d+ weights.*conv_weight"):
-        check_weights(str(path), vit, parameter="model.pretrained")
-
-
-def test_a_damaged_file_is_refused(vit: torch.nn.Module, tmp_path: Path):
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(b"\x00" * 20)
-    with pytest.raises(ModelError, match="damaged or no safetensors file"):
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
         check_weights(str(path), vit, parameter="model.pretrained")
