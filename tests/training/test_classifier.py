@@ -240,14 +240,6 @@ def test_masking_rises_over_its_warmup(losses: Losses):
     assert losses(step=20, masking_ratio=0.45) == losses(step=20, masking_ratio=0.9, masking_warmup_epochs=4.0)
 
 
-def test_the_loss_without_masking_is_shown_and_not_learned_from(tiny_params: Params, tiny_shards: ShardFolder):
-    config = tiny_params.train_classifier.model_copy(update={"pruning_weight": 0.0})
-    model = build(tiny_params, tiny_shards).train()
-    found = ClassifierTask(config, tiny_shards.classes, seed=0).losses(model, batch(tiny_shards), Progress(30, 10))
-    assert not found["bce_unmasked"].requires_grad
-    assert found["loss"].item() == found["bce"].item()
-
-
 @pytest.mark.parametrize(
     ("warmup", "step", "share"), [(2, 0, 0.0), (2, 5, 0.25), (2, 10, 0.5), (2, 20, 1.0), (2, 30, 1.0), (0, 0, 1.0)]
 )
@@ -322,8 +314,3 @@ def test_training_in_bf16_keeps_weights_in_fp32(train: Train, tiny_params: Param
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert history[-1]["train_loss"] > 0
-
-
-def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(changed: Callable[..., Params], train: Train):
-    with pytest.raises(ModelError, match=r"30x30.*not a multiple of the patch size 8.*24 or 32"):
-        train(params=changed(model={"image_size": 30}))

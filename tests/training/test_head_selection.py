@@ -39,13 +39,18 @@ def logits(found: list[HardConcreteGate]) -> torch.Tensor:
     return torch.stack([gate.log_alpha.detach() for gate in found])
 
 
+def give(found: list[HardConcreteGate], gradient: torch.Tensor) -> None:
+    """What a backward pass leaves at the gates."""
+    for gate, row in zip(found, gradient, strict=True):
+        gate.log_alpha.grad = row.clone()
+
+
 def run(found: list[HardConcreteGate], gradient: torch.Tensor, *, sparsity: float, steps: int) -> list[int]:
     """The number of closed heads after each step of a training with the same gradients in all of them."""
     selection = HeadSelection(found, sparsity=sparsity, warmup=2, steps=steps)
     closed = []
     for step in range(steps):
-        for gate, row in zip(found, gradient, strict=True):
-            gate.log_alpha.grad = row.clone()
+        give(found, gradient)
         selection(step)
         closed.append(int((logits(found) < 0).sum()))
     return closed
@@ -93,8 +98,7 @@ def test_a_closed_head_stays_closed_whatever_its_gradient():
     found = gates()
     selection = HeadSelection(found, sparsity=1 / 3, warmup=0, steps=1)
     for step, gradient in enumerate([GRADIENT, GRADIENT, 1 / GRADIENT, 1 / GRADIENT]):
-        for gate, row in zip(found, gradient, strict=True):
-            gate.log_alpha.grad = row.clone()
+        give(found, gradient)
         selection(step)
         shut = logits(found) < 0
         assert (shut[0, 0], int(shut.sum())) == (True, 2)
@@ -126,11 +130,9 @@ def test_the_state_is_in_the_logits_alone():
             resumed = HeadSelection(second, sparsity=0.5, warmup=1, steps=10)
             for old, new in zip(first, second, strict=True):
                 new.log_alpha.data.copy_(old.log_alpha)
-        for gate, row in zip(first, gradients[step], strict=True):
-            gate.log_alpha.grad = row.clone()
+        give(first, gradients[step])
         whole(step)
         if step >= 4:
-            for gate, row in zip(second, gradients[step], strict=True):
-                gate.log_alpha.grad = row.clone()
+            give(second, gradients[step])
             resumed(step)
     assert torch.equal(logits(first), logits(second))

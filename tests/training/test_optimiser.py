@@ -28,13 +28,12 @@ def rates(*, warmup: int, total: int, peaks: tuple[float, ...] = (1.0,)) -> list
     return used
 
 
-def test_the_rate_rises_linearly_and_falls_on_half_a_cosine_to_zero():
-    found = [rate for (rate,) in rates(warmup=3, total=7)]
-    assert found == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 0.5 * (1 + 2**-0.5), 0.5, 0.5 * (1 - 2**-0.5), 0])
-
-
-def test_without_warmup_it_starts_at_the_peak():
-    assert [rate for (rate,) in rates(warmup=0, total=2)] == pytest.approx([1, 0.5, 0])
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [(3, [1 / 4, 2 / 4, 3 / 4, 1, 0.5 * (1 + 2**-0.5), 0.5, 0.5 * (1 - 2**-0.5), 0]), (0, [1, 0.5, 0])],
+)
+def test_the_rate_rises_linearly_and_falls_on_half_a_cosine_to_zero(warmup: int, expected: list[float]):
+    assert [rate for (rate,) in rates(warmup=warmup, total=len(expected) - 1)] == pytest.approx(expected)
 
 
 def test_all_groups_keep_their_proportions():

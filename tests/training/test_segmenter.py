@@ -21,12 +21,9 @@ from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder, Split
 from ctm.errors import ArtifactError
-from ctm.models.segmenter import save_segmenter
-from ctm.params import Params
-from ctm.runtime.context import Context, Precision
 from ctm.training.config import TrainSegmenterConfig
 from ctm.training.loop import Progress
-from ctm.training.segmenter import SegmenterTask, train_segmenter
+from ctm.training.segmenter import SegmenterTask
 
 Members = dict[str, bytes | None]
 Train = Callable[..., tuple[bytes, Any]]
@@ -50,46 +47,6 @@ def write_masks(shards: ShardFolder, folder: Path, *, splits: tuple[str, ...] = 
 @pytest.fixture
 def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
     return write_masks(tiny_shards, tmp_path / "masks")
-
-
-@pytest.fixture
-def fit(tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path) -> Callable[..., Any]:
-    """Trains in a folder of that name, on other shards, masks or settings where they are given."""
-
-    def made(
-        name: str,
-        *,
-        shards: ShardFolder = tiny_shards,
-        masks: ShardFolder = masks,
-        seed: int = 0,
-        precision: Precision = "fp32",
-        **settings: Any,
-    ) -> Any:
-        return train_segmenter(
-            shards,
-            masks,
-            image_size=(32, 32),
-            training=tiny_params.train_segmenter.model_copy(update=settings),
-            seed=seed,
-            precision=precision,
-            context=Context(device="cpu", workers=0, checkpoints=tmp_path / name / "checkpoints", resume=True),
-        )
-
-    return made
-
-
-@pytest.fixture
-def train(fit: Callable[..., Any], tiny_shards: ShardFolder, tmp_path: Path) -> Train:
-    """Trains as ``fit`` does, and gives the bytes of the written weights, and the history."""
-
-    def trained(name: str = "run", **settings: Any) -> tuple[bytes, Any]:
-        model, spec, inputs, history = fit(name, **settings)
-        assert not model.training
-        folder = tmp_path / name / "model"
-        save_segmenter(folder, model, spec, classes=tiny_shards.classes, inputs=inputs)
-        return (folder / "model.safetensors").read_bytes(), history
-
-    return trained
 
 
 def test_in_half_precision_convolutions_have_their_channels_last(train: Train):
@@ -306,16 +263,6 @@ def test_the_loss_is_the_mean_over_decided_pixels():
     loss.backward()
     assert model.logits.grad is not None
     assert torch.equal(model.logits.grad.abs().sum(dim=0) > 0, mask[0] != 255)
-
-
-def test_a_batch_without_any_decision_teaches_nothing():
-    model = Fixed(torch.randn(3, 2, 2))
-    batch = {"image": torch.zeros(2, 1, 2, 2), "mask": torch.full((2, 2, 2), 255)}
-    loss = TASK.losses(model, batch, Progress(0, 1))["loss"]
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert model.logits.grad is not None
-    assert not model.logits.grad.any()
 
 
 def test_validation_is_the_mean_iou_with_the_pseudomasks():

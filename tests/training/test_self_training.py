@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,6 @@ from ctm.data.sample import encode_mask
 from ctm.data.shard_index import ShardIndex, write_index
 from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
-from ctm.models.segmenter import save_segmenter
-from ctm.params import Params
-from ctm.runtime.context import Context
-from ctm.training.segmenter import train_segmenter
 from ctm.training.self_training import write_own_masks
 
 Train = Callable[..., tuple[bytes, Any]]
@@ -63,25 +60,9 @@ def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
 
 
 @pytest.fixture
-def train(tiny_params: Params, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path) -> Train:
-    """Trains in a folder of that name; gives the bytes of the written weights, and the history."""
-
-    def trained(
-        name: str = "run", *, masks: ShardFolder = masks, resume: bool = True, **settings: Any
-    ) -> tuple[bytes, Any]:
-        model, spec, inputs, history = train_segmenter(
-            tiny_shards,
-            masks,
-            image_size=(32, 32),
-            training=tiny_params.train_segmenter.model_copy(update={**TINY, "self_training": 2, **settings}),
-            seed=0,
-            precision="fp32",
-            context=Context(device="cpu", workers=0, checkpoints=tmp_path / name / "checkpoints", resume=resume),
-        )
-        save_segmenter(tmp_path / name / "model", model, spec, classes=tiny_shards.classes, inputs=inputs)
-        return (tmp_path / name / "model" / "model.safetensors").read_bytes(), history
-
-    return trained
+def train(train: Train) -> Train:
+    """Trains a tiny segmenter with two rounds of self-training, unless it is told otherwise."""
+    return partial(train, **TINY, self_training=2)
 
 
 class Bands(nn.Module):
@@ -108,9 +89,7 @@ def own(shards: ShardFolder, candidates: ShardFolder, folder: Path) -> ShardFold
     return ShardFolder.open(folder)
 
 
-def test_a_mask_holds_its_images_candidates_alone(
-    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_a_mask_holds_its_images_candidates_alone(tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path):
     written = own(tiny_shards, masks, tmp_path / "own").split("train")
     assert written.keys == tiny_shards.split("train").keys
     assert len(written) == 24
@@ -122,7 +101,7 @@ def test_a_mask_holds_its_images_candidates_alone(
     assert any(len(np.unique(written.mask(index, "png"))) == 2 for index in range(24))
 
 
-def test_candidates_are_joined_by_key(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
+def test_candidates_are_joined_by_key(tiny_shards: ShardFolder, tmp_path: Path):
     masks = write_candidates(tiny_shards, tmp_path / "masks", lambda index: (index % 8,))
     turned = tmp_path / "turned"
     split = masks.split("train")
@@ -135,7 +114,7 @@ def test_candidates_are_joined_by_key(train: Train, tiny_shards: ShardFolder, tm
 
 
 def test_the_background_is_always_a_candidate_but_where_there_is_no_other(
-    train: Train, masks: ShardFolder, tiny_shards: ShardFolder, tmp_path: Path
+    masks: ShardFolder, tiny_shards: ShardFolder, tmp_path: Path
 ):
     def labels(index: int) -> tuple[int, ...]:
         return () if index == 0 else (1 + index % 7,)
@@ -150,7 +129,7 @@ def test_the_background_is_always_a_candidate_but_where_there_is_no_other(
 
 
 def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(
-    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
+    tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
 ):
     own(tiny_shards, masks, tmp_path / "own")
     files = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
@@ -206,9 +185,7 @@ def test_a_finished_round_is_not_trained_again(power_cut: Callable[..., Abstract
     assert next(steps) == ROUND
 
 
-def test_a_run_that_starts_anew_forgets_every_round(
-    train: Train, tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_a_run_that_starts_anew_forgets_every_round(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
     other = write_candidates(tiny_shards, tmp_path / "others", lambda index: (index % 8,))
     expected = train("a")
     train("b", masks=other)
