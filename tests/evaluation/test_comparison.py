@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from ctm.evaluation.comparison import (
     named_runs,
     unknown_columns,
 )
+from tests.evaluation.conftest import ctm
 from tests.evaluation.html_page import HtmlPage
 
 
@@ -131,10 +129,6 @@ def test_the_page_refers_to_nothing_outside_itself():
     HtmlPage(html).check_alone()
     assert not re.findall(r"url\(|@import|//", html)
     assert "prefers-color-scheme: dark" in html
-
-
-def test_the_same_runs_give_the_same_bytes():
-    assert comparison_page([run("a"), run("b")]) == comparison_page([run("a"), run("b")])
 
 
 @pytest.mark.parametrize(
@@ -249,16 +243,9 @@ def test_names_that_do_not_fit_the_files_are_refused(files: list[Path], names: s
         listed_runs(names, files)
 
 
-def ctm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``ctm compare-runs`` in a folder."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "ctm.cli", "compare-runs", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_the_command_writes_page_and_figures(files: list[Path], tmp_path: Path):
     given = ["--run", f"beta=0.5={files[1]}", "--run", f"dense={files[1]}"]
-    done = ctm(tmp_path, *given, "--report", "out/sweep.html", "--metrics", "out/sweep.json")
+    done = ctm(tmp_path, "compare-runs", *given, "--report", "out/sweep.html", "--metrics", "out/sweep.json")
     assert (done.returncode, done.stderr) == (0, "")
     table = json.loads((tmp_path / "out/sweep.json").read_text())
     assert list(table) == ["beta=0.5", "dense"]
@@ -279,7 +266,7 @@ def test_the_command_reads_what_kubeflow_hands_over(files: list[Path], tmp_path:
         },
     }
     handed = ["--names", '["x=0", "x=1"]', "--executor-input", json.dumps(task)]
-    done = ctm(tmp_path, *handed, "--report", "report", "--metrics", "table")
+    done = ctm(tmp_path, "compare-runs", *handed, "--report", "report", "--metrics", "table")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "table").read_text())["x=1"]["segmenter.val.miou"] == 0.75
     (shown,) = json.loads((tmp_path / "executor_output.json").read_text())["artifacts"]["table"]["artifacts"]
@@ -287,7 +274,7 @@ def test_the_command_reads_what_kubeflow_hands_over(files: list[Path], tmp_path:
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path):
-    done = ctm(tmp_path, "--report", "r.html", "--metrics", "r.json")
+    done = ctm(tmp_path, "compare-runs", "--report", "r.html", "--metrics", "r.json")
     assert done.returncode == 1
     assert done.stderr == "error: there is no run to compare: give each run with a name of its own, --run NAME=FILE.\n"
     assert not list(tmp_path.iterdir())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ctm.evaluation.gate import check_gate, gate_table, metrics_at
 from ctm.params import load_preset, stage_config, to_yaml
 from ctm.stages import STAGES
 from ctm.sync import dvc_yaml
+from tests.evaluation.conftest import ctm
 
 RUN: dict[str, Any] = {
     "classifier": {"val": {"map": 0.9, "accuracy": 0.95, "chance_map": 0.3, "classes": {"cow": 0.8}}},
@@ -72,13 +71,7 @@ ALONE = "only the minimum counts."
             True,
             ["segmenter.val.miou is 0.65, at least the minimum of 0.6.", f"There is no baseline: {ALONE}"],
         ),
-        (
-            0.65,
-            0.65,
-            {},
-            True,
-            ["Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null."],
-        ),
+        (0.65, 0.65, {}, True, ["Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null."]),
     ],
 )
 def test_a_run_passes_where_every_demand_is_met_and_each_is_told(
@@ -177,20 +170,13 @@ def test_metrics_in_a_revision_that_are_none_are_refused(checkout: Path):
         metrics_at("main", checkout / "metrics/evaluate.json")
 
 
-def ctm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``ctm gate`` in a folder."""
-    found = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "ctm.cli", "gate", *arguments]
-    return subprocess.run(command, cwd=folder, env=found, capture_output=True, text=True, check=False)
-
-
 def test_the_command_passes_with_exit_code_0_and_fails_with_1(checkout: Path):
-    passed = ctm(checkout, "--against", "main", "--set", "evaluate.gate.max_drop=0.1", "--table", "gate.md")
+    passed = ctm(checkout, "gate", "--against", "main", "--set", "evaluate.gate.max_drop=0.1", "--table", "gate.md")
     assert (passed.returncode, passed.stderr) == (0, "")
     assert "| **segmenter.val.miou** | 0.700 | 0.650 | -0.050 |" in passed.stdout
     assert "| figure | main |" in passed.stdout
     assert (checkout / "gate.md").read_text(encoding="utf-8") == passed.stdout
-    failed = ctm(checkout, "--against", "main", "--set", "evaluate.gate.max_drop=0.01", "--table", "gate.md")
+    failed = ctm(checkout, "gate", "--against", "main", "--set", "evaluate.gate.max_drop=0.01", "--table", "gate.md")
     assert (failed.returncode, failed.stderr) == (1, "")
     assert "**The gate has failed.**" in failed.stdout
     assert (checkout / "gate.md").read_text(encoding="utf-8") == failed.stdout
@@ -201,15 +187,15 @@ def test_the_command_takes_a_file_as_baseline_and_thresholds_from_params(checkou
     assert text.count("max_drop: null") == 1
     (checkout / "params.yaml").write_text(text.replace("max_drop: null", "max_drop: 0.0"), encoding="utf-8")
     (checkout / "other.json").write_text(json.dumps(run(miou=0.66)))
-    done = ctm(checkout, "--baseline", "other.json")
+    done = ctm(checkout, "gate", "--baseline", "other.json")
     assert done.returncode == 1
     assert "| figure | other.json |" in done.stdout
     assert "has dropped by 0.01; 0 is allowed" in done.stdout
 
 
 def test_the_command_works_without_a_baseline_and_refuses_two(checkout: Path):
-    assert ctm(checkout, "--set", "evaluate.gate.minimum=0.6").returncode == 0
-    both = ctm(checkout, "--against", "main", "--baseline", "other.json")
+    assert ctm(checkout, "gate", "--set", "evaluate.gate.minimum=0.6").returncode == 0
+    both = ctm(checkout, "gate", "--against", "main", "--baseline", "other.json")
     assert both.returncode == 1
     assert "--against" in both.stderr
     assert "--baseline" in both.stderr
@@ -219,10 +205,8 @@ def test_the_command_works_without_a_baseline_and_refuses_two(checkout: Path):
 def test_no_stage_reads_the_gate():
     strict = load_preset("demo", ["evaluate.gate.minimum=0.9"])
     for stage in STAGES.values():
-        assert (
-            stage_config(strict, stage.config).model_dump()
-            == stage_config(load_preset("demo"), stage.config).model_dump()
-        )
+        asked, plain = (stage_config(params, stage.config) for params in (strict, load_preset("demo")))
+        assert asked.model_dump() == plain.model_dump()
     params = yaml.safe_load(dvc_yaml(STAGES.values()))["stages"]["evaluate"]["params"]
     assert {"evaluate.compare", "evaluate.panels", "evaluate.batch_size"} <= set(params)
     assert not {"evaluate", "evaluate.gate"} & set(params)

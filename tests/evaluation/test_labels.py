@@ -28,15 +28,6 @@ def test_accuracy_is_the_share_of_right_image_and_class_pairs():
     assert score.compute()["accuracy"] == pytest.approx(3 / 4)
 
 
-def test_a_class_without_positive_images_is_not_in_the_mean():
-    score = LabelScore(CLASSES)
-    score.update(torch.tensor([[3.0, 9.0], [-1.0, 9.0]]), torch.tensor([[True, False], [False, False]]))
-    result = score.compute()
-    assert result["classes"] == {"cat": 1.0, "dog": None}
-    assert result["map"] == 1.0
-    assert result["chance_map"] == 0.75
-
-
 def test_very_confident_logits_keep_their_order():
     score = LabelScore(CLASSES)
     score.update(

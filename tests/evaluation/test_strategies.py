@@ -127,11 +127,6 @@ def test_a_single_recipe_without_pictures_will_do(tiny_shards: ShardFolder, mode
     assert "Samples" not in page(one, tiny_shards)
 
 
-def test_a_recipe_of_the_patch_head_needs_one(tiny_shards: ShardFolder, model: ClassTokenViT):
-    with pytest.raises(ModelError, match="patch_head"):
-        compared(tiny_shards, model, "cam")
-
-
 def test_samples_are_those_of_a_split_or_of_the_tune_list(tiny_shards: ShardFolder, tmp_path: Any):
     split, indices = pick_samples(tiny_shards, "val", 3)
     assert (split.name, indices) == ("val", [0, 4, 7])

@@ -13,22 +13,10 @@ from ctm.data.inputs import InputSpec
 from ctm.data.shards import TRUTH, ShardFolder
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.models.pruning import prune_heads
-from ctm.params import Params
 from ctm.pseudomasks.auto import choose
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.quality import best_recipe
 from ctm.stage import Metrics
-
-
-@pytest.fixture(scope="module")
-def make_model(tiny_params: Params) -> Callable[..., ClassTokenViT]:
-    def made(*, patch_head: bool = False) -> ClassTokenViT:
-        torch.manual_seed(0)
-        config = tiny_params.model.model_copy(update={"patch_head": patch_head})
-        return prune_heads(ClassTokenViT(config, tiny_params.gates, num_classes=8, in_channels=15).eval())
-
-    return made
 
 
 def chosen(shards: ShardFolder, model: ClassTokenViT, *auto: str, **settings: Any) -> tuple[str, dict[str, Metrics]]:
@@ -37,8 +25,8 @@ def chosen(shards: ShardFolder, model: ClassTokenViT, *auto: str, **settings: An
     return choose(model, shards.split("train"), inputs, classes=shards.classes, config=config, device=device)
 
 
-def test_the_choice_has_the_best_score(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
-    recipe, found = chosen(tiny_shards, make_model(), "attention+affinity", "relevance", "relevance+pamr", blocks=1)
+def test_the_choice_has_the_best_score(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+    recipe, found = chosen(tiny_shards, tiny_model(), "attention+affinity", "relevance", "relevance+pamr", blocks=1)
     assert list(found) == ["attention+affinity", "relevance", "relevance+pamr"]
     assert recipe == best_recipe(found)
     for scores in found.values():
@@ -49,33 +37,33 @@ def test_the_choice_has_the_best_score(tiny_shards: ShardFolder, make_model: Cal
 
 
 def test_the_choice_is_the_same_each_time_for_any_batch_size_and_without_truth(
-    tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT], rewrite: Callable[..., ShardFolder]
+    tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT], rewrite: Callable[..., ShardFolder]
 ):
     recipes = ("attention", "relevance+paper", "relevance")
-    first = chosen(tiny_shards, make_model(), *recipes)
-    assert chosen(tiny_shards, make_model(), *recipes) == first
-    blind, scores = chosen(rewrite(tiny_shards, {TRUTH: None}), make_model(), *recipes, batch_size=3)
+    first = chosen(tiny_shards, tiny_model(), *recipes)
+    assert chosen(tiny_shards, tiny_model(), *recipes) == first
+    blind, scores = chosen(rewrite(tiny_shards, {TRUTH: None}), tiny_model(), *recipes, batch_size=3)
     assert blind == first[0]
     for recipe in recipes:
         assert scores[recipe] == pytest.approx(first[1][recipe], abs=1e-5)
 
 
 def test_recipes_that_need_a_patch_head_are_left_out_with_a_word(
-    tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT], caplog: pytest.LogCaptureFixture
+    tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT], caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level(logging.INFO, logger="ctm"):
-        _, scores = chosen(tiny_shards, make_model(), "cam", "fused+affinity", "relevance")
+        _, scores = chosen(tiny_shards, tiny_model(), "cam", "fused+affinity", "relevance")
     assert list(scores) == ["relevance"]
     assert "auto leaves out cam, fused+affinity" in caplog.text
     assert "auto chooses relevance" in caplog.text
     with pytest.raises(ModelError, match=r"model.patch_head: true"):
-        chosen(tiny_shards, make_model(), "cam", "fused")
+        chosen(tiny_shards, tiny_model(), "cam", "fused")
 
 
-def test_a_patch_head_is_used_where_there_is_one(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
-    assert list(chosen(tiny_shards, make_model(patch_head=True), "cam", "fused")[1]) == ["cam", "fused"]
+def test_a_patch_head_is_used_where_there_is_one(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+    assert list(chosen(tiny_shards, tiny_model(patch_head=True), "cam", "fused")[1]) == ["cam", "fused"]
 
 
-def test_two_names_of_one_recipe_are_one(tiny_shards: ShardFolder, make_model: Callable[..., ClassTokenViT]):
-    recipe, scores = chosen(tiny_shards, make_model(), "relevance+pamr+affinity", "relevance+argmax+affinity+pamr")
+def test_two_names_of_one_recipe_are_one(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+    recipe, scores = chosen(tiny_shards, tiny_model(), "relevance+pamr+affinity", "relevance+argmax+affinity+pamr")
     assert list(scores) == [recipe] == ["relevance+affinity+pamr"]

@@ -12,7 +12,6 @@ from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.shards import ShardFolder
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.models.config import GatesConfig, ModelConfig
 from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.map_config import MapConfig
@@ -23,19 +22,6 @@ CLASSES = ClassTable(tuple("abcdefgh"))
 INPUTS = InputSpec((24, 32), 15, 1e-4)
 WORK: dict[str, Any] = {"device": torch.device("cpu")}
 REFINEMENTS = get_args(MapConfig.model_fields["refinement"].annotation)
-
-
-@pytest.fixture(scope="module")
-def model() -> ClassTokenViT:
-    config = ModelConfig(
-        backbone="vit_tiny_patch16_224", image_size=(24, 32), patch_size=8, depth=2, embed_dim=24, num_heads=3
-    )
-    torch.manual_seed(0)
-    model = ClassTokenViT(config, GatesConfig(), num_classes=8, in_channels=15).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)

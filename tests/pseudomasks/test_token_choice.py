@@ -14,9 +14,7 @@ from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.masks import extract_pseudomasks
 from ctm.pseudomasks.token_choice import choose_tokens
 from ctm.stage import Metrics
-from tests.pseudomasks.test_readings import CLASSES, INPUTS, WORK, model
-
-__all__ = ["model"]
+from tests.pseudomasks.test_readings import CLASSES, INPUTS, WORK
 
 
 def choose(model: ClassTokenViT, split: Split, **settings: Any) -> tuple[ExtractConfig, Metrics]:
