@@ -21,34 +21,25 @@ from ctm.data.shard_writer import ShardWriter
 from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError
 from ctm.params import Params, stage_config, to_yaml
-from ctm.pseudomasks.parts import PartRecord, order_parts
 from ctm.runtime.context import WHOLE, Context, Part
 from ctm.runtime.digest import digest_artifact
-from ctm.stages import JOINS, STAGES
+from ctm.stages import JOINS
+from tests.stages.conftest import contents
 
-EXTRACT, MERGE = STAGES["extract_pseudomasks"], JOINS["merge_pseudomasks"]
-
-
-def context(part: Part = WHOLE) -> Context:
-    return Context(device="cpu", workers=0, checkpoints=Path("unused"), resume=True, part=part)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+MERGE = JOINS["merge_pseudomasks"]
 
 
 @pytest.fixture(scope="module")
-def parts_of(pipeline: Any, tiny_params: Params, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]:
+def parts_of(extract_part, tiny_params: Params, tmp_path_factory) -> Callable[..., list[Path]]:
     """Extracts the pseudo-masks of the tiny pipeline in so many parts; each number of parts is made once."""
     made: dict[int, list[Path]] = {}
 
     def extract(count: int) -> list[Path]:
         if count not in made:
             root = tmp_path_factory.mktemp(f"parts{count}")
-            config, inputs = stage_config(tiny_params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
             made[count] = [root / str(number) for number in range(1, count + 1)]
             for number, folder in enumerate(made[count], 1):
-                EXTRACT.run(config, context(Part(number, count)), **inputs, pseudomasks=folder)
+                extract_part(tiny_params, Part(number, count), folder)
         return made[count]
 
     return extract
@@ -60,7 +51,8 @@ def merge(tiny_params: Params, tiny_shards: ShardFolder, tmp_path: Path) -> Call
 
     def merged(parts: Sequence[Path], *, shards: Path = tiny_shards.path, params: Params = tiny_params) -> Any:
         config = stage_config(params, MERGE.config)
-        return MERGE.run(config, context(), shards=shards, parts=parts, pseudomasks=tmp_path / "merged")
+        context = Context(device="cpu", workers=0, checkpoints=Path("unused"), resume=True, part=WHOLE)
+        return MERGE.run(config, context, shards=shards, parts=parts, pseudomasks=tmp_path / "merged")
 
     return merged
 
@@ -92,15 +84,12 @@ SPECIAL = {"strategy": "auto", "auto": ("relevance+pamr", "gradcam"), "auto_imag
 
 
 @pytest.fixture(scope="module")
-def special(
-    pipeline: Any, changed: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Params, list[Path]]:
+def special(extract_part, changed, tmp_path_factory) -> tuple[Params, list[Path]]:
     """Parameters with a choice and a confidence; the whole made with them, and its three parts."""
     params = changed(extract_pseudomasks=SPECIAL)
     root = tmp_path_factory.mktemp("special")
-    config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
     for number, part in enumerate([WHOLE, *(Part(k, 3) for k in (1, 2, 3))]):
-        metrics = EXTRACT.run(config, context(part), **inputs, pseudomasks=root / str(number))
+        metrics = extract_part(params, part, root / str(number))
         (root / f"{number}.json").write_text(json.dumps(metrics))
     return params, [root / str(number) for number in range(4)]
 
@@ -116,16 +105,15 @@ def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, 
 
 
 def test_tokens_of_the_candidates_are_joined_too_and_must_be_used_by_all_parts(
-    pipeline: Any, changed, tmp_path: Path, merge, altered
+    extract_part, changed, tmp_path, merge, altered
 ):
     settings = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 1}  # windows of 8 images
     params = changed(extract_pseudomasks=settings)
-    config, inputs = stage_config(params, EXTRACT.config), pipeline.inputs("extract_pseudomasks")
-    made = {}
-    for part in (WHOLE, Part(1, 2), Part(2, 2)):
-        made[part] = EXTRACT.run(config, context(part), **inputs, pseudomasks=tmp_path / f"{part.number}-{part.count}")
-    whole, *parts = (tmp_path / f"{part.number}-{part.count}" for part in made)
-    assert json.dumps(merge(parts, params=params)) == json.dumps(made[WHOLE])
+    whole, *parts = (tmp_path / name for name in ("whole", "1-2", "2-2"))
+    metrics = extract_part(params, WHOLE, whole)
+    for number, folder in enumerate(parts, 1):
+        extract_part(params, Part(number, 2), folder)
+    assert json.dumps(merge(parts, params=params)) == json.dumps(metrics)
     assert contents(tmp_path / "merged") == contents(whole)
     other = altered(parts[1], lambda index: index["about"]["tokens_used"]["val"].update(used="all"))
     with pytest.raises(ArtifactError, match=r"altered-2-2 was made from the tokens .*all but the tolerance\. Set"):
@@ -145,13 +133,25 @@ def test_parts_that_chose_differently_are_refused(special, merge, altered):
         merge([first, second, without], params=params)
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"\x93NUMPY", b"XXXXXX"), (b"<f4", b"<i4"), (b"(8,)", b"(7,)")])
-def test_damaged_logits_are_named(parts_of, merge, tmp_path, old: bytes, new: bytes):
+LOGITS = r"the logits of \S+ in split 'val' are damaged .*; run extract"
+MASK = r"broken/val-00000.tar is damaged: \S+ cannot be decoded; run its stage"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"\x93NUMPY", b"XXXXXX", LOGITS),
+        (b"<f4", b"<i4", LOGITS),
+        (b"(8,)", b"(7,)", LOGITS),
+        (b"IDAT", b"DATA", MASK),
+    ],
+)
+def test_damaged_logits_and_masks_are_named(parts_of, merge, tmp_path, old: bytes, new: bytes, message: str):
     broken = tmp_path / "broken"
     shutil.copytree(parts_of(2)[1], broken)
     file = broken / "val-00000.tar"
     file.write_bytes(file.read_bytes().replace(old, new, 1))
-    with pytest.raises(ArtifactError, match=r"the logits of \S+ in split 'val' are damaged .*; run extract"):
+    with pytest.raises(ArtifactError, match=message):
         merge([parts_of(2)[0], broken])
 
 
@@ -274,15 +274,6 @@ def test_masks_that_do_not_fit_the_images_key_by_key_are_refused(pipeline: Any, 
         merge([whole], shards=shortened("other order", [1, 0, *range(2, 24)]))
 
 
-def test_a_damaged_mask_is_named_with_its_file(parts_of, merge, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(parts_of(2)[1], broken)
-    file = broken / "val-00000.tar"
-    file.write_bytes(file.read_bytes().replace(b"IDAT", b"DATA", 1))
-    with pytest.raises(ArtifactError, match=r"broken/val-00000.tar is damaged: \S+ cannot be decoded; run its stage"):
-        merge([parts_of(2)[0], broken])
-
-
 CLASSES = ClassTable(("grass", "sea"))
 
 
@@ -330,11 +321,3 @@ def test_the_command_joins_parts_without_torch(pipeline: Any, parts_of, tiny_par
     assert contents(tmp_path / "artifacts/pseudomasks") == contents(pipeline.path("extract_pseudomasks", "pseudomasks"))
     metrics = json.loads((tmp_path / "metrics/merge_pseudomasks.json").read_text())
     assert metrics == pipeline.metrics("extract_pseudomasks")
-
-
-def test_the_order_of_parts_is_that_of_their_numbers(parts_of, tiny_params: Params, tiny_shards):
-    folders = [ShardFolder.open(part) for part in reversed(parts_of(3))]
-    settings = tiny_params.extract_pseudomasks.model_dump(mode="json")
-    ordered = order_parts(folders, settings=settings, shards=digest_artifact(tiny_shards.path))
-    assert [PartRecord.of(folder).number for folder in ordered.values()] == [1, 2, 3]  # type: ignore[union-attr]
-    assert [name.split()[1] for name in ordered] == ["1/3", "2/3", "3/3"]

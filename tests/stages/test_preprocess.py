@@ -10,12 +10,13 @@ import pytest
 
 from ctm.errors import DataError
 from ctm.runtime.digest import digest_artifact
+from tests.stages.conftest import contents
 
 
 def test_a_second_run_writes_the_same_bytes(pipeline: Any, tmp_path: Path):
     first, second = pipeline.path("preprocess", "shards"), tmp_path / "artifacts/shards"
     pipeline.run("preprocess", tmp_path)
-    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+    assert contents(first) == contents(second)
     assert pipeline.manifest("preprocess")["outputs"]["shards"]["sha256"] == digest_artifact(second)
 
 

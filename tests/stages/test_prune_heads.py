@@ -34,9 +34,8 @@ def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, 
     assert metrics["sparsity"] == pytest.approx(1 / 3)
     assert (metrics["heads_kept"], metrics["heads"], metrics["kept_per_block"]) == (4, 6, {"0": 2, "1": 2})
     assert 0 <= metrics["max_difference"] < 1e-4
-    counts = {
-        name: sum(p.numel() for p in model.parameters()) for name, model in (("gated", gated), ("pruned", pruned))
-    }
+    models = {"gated": gated, "pruned": pruned}
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert metrics["parameters"] == counts
     assert counts["pruned"] < counts["gated"]
     images = torch.randn(2, 15, 32, 32)
