@@ -9,9 +9,14 @@ from bench.row import measured
 from bench.sizes import Sizes
 
 
-def test_each_row_runs_and_its_name_fits_the_table(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows at a size of seconds."""
     tiny = Sizes(channels=3, image=(32, 32), patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
     monkeypatch.setattr(classes, "SMALL", tiny)
+
+
+def test_each_row_runs_and_its_name_fits_the_table():
     names = []
     for row in classes.class_rows():
         names.append(row.name)
@@ -22,9 +27,7 @@ def test_each_row_runs_and_its_name_fits_the_table(monkeypatch: pytest.MonkeyPat
     assert names[1].endswith("151 class tokens ÷ 1")
 
 
-def test_only_the_candidates_tokens_enter_the_shorter_sequence(monkeypatch: pytest.MonkeyPatch):
-    tiny = Sizes(channels=3, image=(32, 32), patch=8, classes=1, depth=3, width=12, heads=2, batch=2)
-    monkeypatch.setattr(classes, "SMALL", tiny)
+def test_only_the_candidates_tokens_enter_the_shorter_sequence():
     *_, relevance = classes.class_rows()
     found, fewer = relevance.reference(), relevance.ours()
     assert found.maps.shape == fewer.maps.shape == (2, 150, 4, 4)

@@ -33,15 +33,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def model() -> ClassTokenViT:
     torch.manual_seed(0)
-    config = ModelConfig(
-        backbone="vit_small_patch16_224",
-        image_size=32,
-        patch_size=8,
-        depth=2,
-        embed_dim=24,
-        num_heads=3,
-        pretrained=False,
-    )
+    config = ModelConfig(backbone="test_vit", image_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=3)
     made = ClassTokenViT(config, GatesConfig(), num_classes=3, in_channels=3).eval()
     with torch.no_grad():
         made.head.bias.copy_(torch.tensor([3.0, -3.0, 3.0]))  # a/b and cat are predicted everywhere

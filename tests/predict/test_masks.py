@@ -91,15 +91,14 @@ def test_photographs_and_arrays_get_the_masks_that_evaluate_computes(
         np.testing.assert_array_equal(found[f"{key.replace('_', '.')}.png"], mask)
 
 
-def stacked(pipeline: TinyPipeline, key: str, folder: Path) -> np.ndarray:
+def stacked(pipeline: TinyPipeline, key: str) -> np.ndarray:
     """The rasters of a demo scene as one of 15 bands, reflectance and decibels."""
     rasterio = pytest.importorskip("rasterio")
     season, _, number = key.rpartition("_")
     bands = []
     for sensor in ("s2", "s1"):
-        with rasterio.open(
-            pipeline.raw / season / f"{sensor}_validation" / f"{season}_{sensor}_0_{number}.tif"
-        ) as file:
+        path = pipeline.raw / season / f"{sensor}_validation" / f"{season}_{sensor}_0_{number}.tif"
+        with rasterio.open(path) as file:
             bands.append(file.read())
     return np.concatenate(bands).astype(np.float32)
 
@@ -108,13 +107,10 @@ def stacked(pipeline: TinyPipeline, key: str, folder: Path) -> np.ndarray:
 def test_raw_bands_of_dfc2020_become_what_its_reader_stores(
     tmp_path: Path, pipeline: TinyPipeline, raster: Callable[..., Path], kind: str
 ):
-    model, shards = (
-        pipeline.path("train_segmenter", "segmenter"),
-        ShardFolder.open(pipeline.path("preprocess", "shards")),
-    )
-    expected = evaluated(model, shards, "val")
+    model = pipeline.path("train_segmenter", "segmenter")
+    expected = evaluated(model, ShardFolder.open(pipeline.path("preprocess", "shards")), "val")
     for key in expected:
-        bands = stacked(pipeline, key, tmp_path)
+        bands = stacked(pipeline, key)
         if kind == "tif":
             raster(f"scenes/{key}.tif", bands)
         else:
@@ -181,18 +177,16 @@ def test_transparency_counts_beside_nodata(masks: Masks, raster: Callable[..., P
     np.testing.assert_array_equal(out["warped.tif"] == 255, (alpha[0] == 0) | (colours == 0).all(axis=0))
 
 
-def test_a_fourth_band_that_the_model_sees_is_no_transparency(masks: Masks, raster: Callable[..., Path]):
-    bands = np.maximum(smooth(4, (40, 50)), 1)
-    bands[3, :10] = 0
-    scene = raster("scene.tif", bands, photometric="RGB", alpha="YES")
-    four = InputSpec((32, 32), 4, 1 / 255, values="bytes", stored_size=(24, 30))
-    assert not (masks(scene, inputs=four)["scene.tif"] == 255).any()
+FOUR = InputSpec((32, 32), 4, 1 / 255, values="bytes", stored_size=(24, 30))
 
 
-def test_a_fourth_band_of_unknown_meaning_is_neither_seen_nor_transparency(masks: Masks, raster: Callable[..., Path]):
+@pytest.mark.parametrize(("alpha", "inputs"), [("YES", FOUR), ("UNSPECIFIED", PHOTOGRAPHS)], ids=["seen", "unknown"])
+def test_a_fourth_band_that_the_model_sees_or_of_unknown_meaning_is_no_transparency(
+    masks: Masks, raster: Callable[..., Path], alpha: str, inputs: InputSpec
+):
     bands = np.maximum(smooth(4, (40, 50)), 1)
     bands[3, :10] = 0
-    out = masks(raster("scene.tif", bands, photometric="RGB", alpha="UNSPECIFIED"))
+    out = masks(raster("scene.tif", bands, photometric="RGB", alpha=alpha), inputs=inputs)
     assert not (out["scene.tif"] == 255).any()
 
 
@@ -296,8 +290,7 @@ def begun(tmp_path: Path, segmenter: Callable[..., Path]) -> tuple[Path, Path, l
     for number, path in enumerate(places):
         Image.fromarray(smooth(3, (40, 40), seed=number).transpose(1, 2, 0)).save(path)
     model, out = segmenter(), tmp_path / "out"
-    network = load_network(model, device=CPU, batch_size=4)
-    assert predict_masks(find_images(places[:2], network.inputs), network, out) == 2
+    assert run_again(model, out, places[:2]) == 2
     return model, out, places
 
 
