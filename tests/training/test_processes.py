@@ -30,22 +30,34 @@ CURVES = {
 """Settings of the two trainings; the masks of the second leave some pixels undecided."""
 
 
-@pytest.mark.parametrize("stage", CURVES)
-def test_two_processes_have_the_curve_of_one(trainings_of, stage: str):
-    trainings = trainings_of(stage, precision="fp64", epochs=STEPS, batch_size=24, **CURVES[stage])
+def curve_of_two(trainings: Commands) -> tuple[list[dict[str, float]], str]:
+    """Curve and log of two processes, which must have the curve of one."""
     for name, processes in (("one", 1), ("two", 2)):
         code, log = trainings.run(name, processes=processes)
         assert code == 0, log
         assert ("2 processes" in log) == (processes == 2)
-        assert log.count(f"  epoch {STEPS}/{STEPS}") == 1, "one process speaks for all"
     one, two = trainings.curve("one"), trainings.curve("two")
-    assert len(one) == len(two) == STEPS
-    assert one[-1]["train_loss"] < 0.9 * one[0]["train_loss"]
     for expected, row in zip(one, two, strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
+    return two, log
+
+
+@pytest.mark.parametrize("stage", CURVES)
+def test_two_processes_have_the_curve_of_one(trainings_of, stage: str):
+    trainings = trainings_of(stage, precision="fp64", epochs=STEPS, batch_size=24, **CURVES[stage])
+    curve, log = curve_of_two(trainings)
+    assert log.count(f"  epoch {STEPS}/{STEPS}") == 1, "one process speaks for all"
+    assert len(curve) == STEPS
+    assert curve[-1]["train_loss"] < 0.9 * curve[0]["train_loss"]
     weights, others = (load_file(trainings.folder(name) / "model.safetensors") for name in ("one", "two"))
     for name, tensor in weights.items():
         assert float((tensor - others[name]).abs().max()) <= 1e-6, name
+
+
+def test_two_processes_train_themselves_on_the_masks_of_the_first(trainings_of):
+    settings = {"epochs": 3, "batch_size": 8, "self_training": 1, "keep": "best", "accumulate": 2, "loss": "sce"}
+    trainings = trainings_of("train_segmenter", precision="fp64", **settings, **WITHOUT_BATCH_NORM)
+    assert [row["round"] for row in curve_of_two(trainings)[0]] == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("stage", ["train_classifier", "extract_pseudomasks"])
@@ -64,18 +76,6 @@ def test_two_nodes_that_share_a_disk_give_what_one_gives(trainings_of, stage: st
     if stage == "extract_pseudomasks":
         for name in names:
             assert (runs.folder("two") / name).read_bytes() == (runs.folder("one") / name).read_bytes()
-
-
-def test_two_processes_train_themselves_on_the_masks_of_the_first(trainings_of):
-    settings = {"epochs": 3, "batch_size": 8, "self_training": 1, "keep": "best", "accumulate": 2, "loss": "sce"}
-    trainings = trainings_of("train_segmenter", precision="fp64", **settings, **WITHOUT_BATCH_NORM)
-    for name, processes in (("one", 1), ("two", 2)):
-        code, log = trainings.run(name, processes=processes)
-        assert code == 0, log
-    one, two = trainings.curve("one"), trainings.curve("two")
-    assert [row["round"] for row in two] == [0, 0, 0, 1, 1, 1]
-    for expected, row in zip(one, two, strict=True):
-        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_lost_process_ends_the_others_with_an_error_and_without_output(trainings_of):
@@ -121,17 +121,14 @@ def test_sigterm_ends_all_processes_at_the_same_step_and_the_run_goes_on_to_the_
     assert "has lost another process" not in log
     assert "Traceback" not in log.partition("ended by SIGTERM")[0]
     epochs = log.count("  epoch ")
-    assert newest(trainings, "ended").startswith(f"round0-{epochs:06d}-"), "the state is not that of the end"
+    newest = max(path.name for path in trainings.states("ended"))
+    assert newest.startswith(f"round0-{epochs:06d}-"), "the state is not that of the end"
     code, log = trainings.run("ended", processes=2)
     assert code == 0, log
     assert f"resuming after epoch {epochs}" in log
     for file in ("model.safetensors", "history.csv"):
         written, expected = (trainings.folder(name) / file for name in ("ended", "undisturbed"))
         assert written.read_bytes() == expected.read_bytes()
-
-
-def newest(trainings: Commands, name: str) -> str:
-    return max(path.name for path in trainings.states(name))
 
 
 def test_a_run_of_two_processes_goes_on_in_one(trainings_of):
@@ -174,10 +171,8 @@ def test_one_process_is_the_first_and_only(monkeypatch: pytest.MonkeyPatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert Launch.from_environment() == Launch(rank=0, world=1, local_rank=0, local_world=1)
-    monkeypatch.setenv("RANK", "5")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
     assert Launch.from_environment() == Launch(rank=5, world=8, local_rank=1, local_world=4)
 
 
