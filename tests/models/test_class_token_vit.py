@@ -178,14 +178,6 @@ def test_the_gate_penalty_sums_over_blocks_and_reaches_every_gate():
     assert all((gate.log_alpha.grad > 0).all() for gate in model.gates)
 
 
-def test_no_weight_decay_names_tokens_positions_and_gates():
-    model = tiny()
-    names = {name for name, _ in model.named_parameters()}
-    expected = {"class_tokens", "register_token", "pos_embed"} | {f"blocks.{i}.attn.gate.log_alpha" for i in range(3)}
-    assert model.no_weight_decay() == expected
-    assert expected < names
-
-
 @pytest.mark.parametrize("register_token", [True, False])
 def test_every_parameter_gets_a_gradient_in_training(register_token: bool):
     model = tiny(patch_head=True, register_token=register_token)

@@ -147,18 +147,17 @@ def test_an_older_segmenter_has_learned_from_pseudomasks(tmp_path: Path):
     assert read_supervision(tmp_path) == "pseudomasks"
 
 
-@pytest.mark.parametrize("damage", ["no description", "no json", "no object", "no text"])
-def test_a_supervision_that_cannot_be_read_is_an_artifact_error(tmp_path: Path, damage: str):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *((DAMAGES[name], "no readable model") for name in ("no description", "no json", "no object", "no text")),
+        (lambda folder: edit(folder, supervision="guesses"), "learned from 'guesses'"),
+    ],
+)
+def test_a_supervision_that_cannot_be_read_is_an_artifact_error(tmp_path: Path, damage: Any, message: str):
     save(tmp_path)
-    DAMAGES[damage](tmp_path)
-    with pytest.raises(ArtifactError, match="no readable model"):
-        read_supervision(tmp_path)
-
-
-def test_an_unknown_supervision_is_an_artifact_error(tmp_path: Path):
-    save(tmp_path)
-    edit(tmp_path, supervision="guesses")
-    with pytest.raises(ArtifactError, match="learned from 'guesses'"):
+    damage(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
         read_supervision(tmp_path)
 
 

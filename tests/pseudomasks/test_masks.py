@@ -131,22 +131,12 @@ def test_a_fill_rule_that_does_not_fit_the_classes_is_refused(fill: Any, classes
         check_fill(ExtractConfig(fill=fill), classes)
 
 
-def test_such_a_rule_is_refused_before_any_image_is_read(model: ClassTokenViT, tiny_shards: ShardFolder):
-    with pytest.raises(ParamsError, match="background"):
-        next(extract(model, tiny_shards.split("val"), fill="background"))
-
-
 @pytest.mark.parametrize(
     ("fill", "classes"),
     [("nearest", PLAIN), ("ignore", PLAIN), ("ignore", WITH_BACKGROUND), ("background", WITH_BACKGROUND)],
 )
 def test_the_other_rules_are_taken(fill: Any, classes: ClassTable):
     check_fill(ExtractConfig(fill=fill), classes)
-
-
-def test_more_blocks_than_the_model_has_are_refused(model: ClassTokenViT, tiny_shards: ShardFolder):
-    with pytest.raises(ParamsError, match=r"blocks.* 3.* 2"):
-        next(extract(model, tiny_shards.split("val"), blocks=3))
 
 
 def test_masks_come_before_the_split_has_been_read(

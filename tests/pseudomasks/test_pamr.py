@@ -84,15 +84,6 @@ def test_an_edge_of_the_image_stops_the_spread_and_draws_the_border():
     assert mean[12] > 1.5 * mean[13]
 
 
-def test_nothing_crosses_a_sharp_edge():
-    image = torch.zeros(1, 40, 40)
-    image[:, :, 20:] = 1
-    maps = torch.zeros(1, 40, 40)
-    maps[:, :, :20] = 1
-    refined = refine_pixels(image, maps)[0]
-    assert refined[:, 20:].max() < 1e-4 * refined[:, :20].min()
-
-
 @pytest.mark.parametrize("size", [(3, 4), (24, 16)])
 def test_constants_stay_and_the_range_is_kept(size: tuple[int, int]):
     generator = torch.Generator().manual_seed(1)
@@ -121,11 +112,3 @@ def test_a_zero_map_stays_one_and_no_candidate_is_no_map():
     assert not refined[0].any()
     assert refined[1].all()
     assert refine_pixels(image, maps[:0]).shape == (0, 16, 16)
-
-
-def test_candidates_do_not_influence_each_other():
-    generator = torch.Generator().manual_seed(4)
-    image, maps = torch.rand(3, 16, 16, generator=generator), torch.rand(3, 4, 4, generator=generator)
-    together = refine_pixels(image, maps)
-    for k in range(3):
-        assert torch.equal(refine_pixels(image, maps[k : k + 1])[0], together[k])

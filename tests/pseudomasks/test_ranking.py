@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctm.pseudomasks.ranking import average_precision, has_learned, not_learned, rank
+from ctm.pseudomasks.ranking import average_precision, has_learned, rank
 
 
 def test_average_precision_is_the_mean_precision_at_the_positives():
@@ -55,7 +55,3 @@ def test_a_fifth_of_the_way_from_chance_to_perfection_is_learning():
     assert not has_learned(0.27, 0.1)
     assert has_learned(0.29, 0.1)
     assert has_learned(None, None)  # nothing is known against it
-
-
-def test_the_warning_gives_split_map_and_chance():
-    assert "its train mAP is 0.165, and a random ranking gets 0.160" in not_learned("train", 0.165, 0.16)
