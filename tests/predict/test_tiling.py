@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -45,37 +46,22 @@ def test_the_outermost_pixels_of_a_tile_count_only_where_the_image_ends():
     np.testing.assert_allclose(weights[0, 48:] + weights[1, :16], 1, rtol=1e-6)
 
 
-class Shallow(nn.Module):
+def shallow() -> nn.Module:
     """Two convolutions: a pixel depends on what is at most two pixels away."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, len(CLASSES.names), 3, padding=1)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)  # type: ignore[no-any-return]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, len(CLASSES.names), 3, padding=1))
 
 
-class Reducing(nn.Module):
+def reducing() -> nn.Module:
     """Works on cells of 4 pixels: a pixel depends on what is at most 16 pixels away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.Sequential(
-            nn.Conv2d(3, 8, 4, stride=4), nn.Tanh(), nn.Conv2d(8, len(CLASSES.names), 3, padding=1)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.interpolate(self.down(images), size=images.shape[-2:], mode="bilinear")
+    last = nn.Conv2d(8, len(CLASSES.names), 3, padding=1)
+    return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Tanh(), last, nn.Upsample(scale_factor=4, mode="bilinear"))
 
 
 def network(model: nn.Module, size: tuple[int, int], *, batch_size: int = 3) -> Network:
     return Network(model.eval(), CLASSES, InputSpec(size, 3, 1 / 255, values="bytes"), CPU, batch_size)
 
 
-def made(kind: type[nn.Module]) -> nn.Module:
+def made(kind: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(1)
     return kind()
 
@@ -95,7 +81,7 @@ def whole(image: np.ndarray, model: nn.Module) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(176, 128), (64, 64), (70, 200), (201, 133), (64, 65)])
 def test_tiled_is_whole_where_the_network_sees_less_than_the_ignored_border(size: tuple[int, int]):
-    image, model = smooth(3, size), made(Shallow)
+    image, model = smooth(3, size), made(shallow)
     found = tiled(image, network(model, (64, 64)), (64, 64))
     assert len(np.unique(found)) == 3
     differing = found != whole(image, model)
@@ -103,7 +89,7 @@ def test_tiled_is_whole_where_the_network_sees_less_than_the_ignored_border(size
 
 
 def test_tiled_is_whole_beyond_what_the_network_sees_of_a_border():
-    image, model = smooth(3, (64 + 3 * 48, 64 + 2 * 48)), made(Reducing)
+    image, model = smooth(3, (64 + 3 * 48, 64 + 2 * 48)), made(reducing)
     found, expected = tiled(image, network(model, (64, 64)), (64, 64)), whole(image, model)
     near = np.zeros(found.shape, dtype=bool)
     for axis, length in enumerate(found.shape):
@@ -119,7 +105,7 @@ def test_tiled_is_whole_beyond_what_the_network_sees_of_a_border():
 
 
 def test_the_batch_size_changes_nothing():
-    image, model = smooth(3, (150, 170)), made(Shallow)
+    image, model = smooth(3, (150, 170)), made(shallow)
     one, many = (tiled(image, network(model, (64, 64), batch_size=size), (64, 64)) for size in (1, 100))
     assert (one != many).sum() <= 2
 
@@ -144,7 +130,7 @@ def test_overlaps_are_blended_without_a_seam():
 
 def test_a_tile_is_resized_to_the_input_and_back():
     image = smooth(3, (96, 96)).repeat(2, axis=1).repeat(2, axis=2)
-    model = made(Shallow)
+    model = made(shallow)
     small = tiled(image[:, ::2, ::2], network(model, (64, 64)), (64, 64))
     large = tiled(image, network(model, (64, 64)), (128, 128))
     assert large.shape == (192, 192)
@@ -153,7 +139,7 @@ def test_a_tile_is_resized_to_the_input_and_back():
 
 @pytest.mark.parametrize("size", [(10, 100), (100, 10), (1, 1), (63, 64)])
 def test_an_image_smaller_than_a_tile_keeps_its_resolution(size: tuple[int, int]):
-    image, model = smooth(3, size), made(Shallow)
+    image, model = smooth(3, size), made(shallow)
     found = tiled(image, network(model, (64, 64)), (64, 64))
     assert found.shape == size
     expected = whole(image, model)
@@ -174,7 +160,7 @@ class Holes(ArraySource):
 
 
 def test_missing_pixels_get_no_class_and_empty_tiles_no_work():
-    image, model = smooth(3, (112, 208)), made(Shallow)
+    image, model = smooth(3, (112, 208)), made(shallow)
     missing = np.zeros((112, 208), dtype=bool)
     missing[:, 100:] = True
     missing[5, 5] = True
@@ -186,7 +172,7 @@ def test_missing_pixels_get_no_class_and_empty_tiles_no_work():
 
 def test_a_tile_shows_as_much_as_a_training_image_did():
     inputs = InputSpec((224, 224), 3, 1 / 255, values="bytes", stored_size=(300, 400))
-    model = replace(network(Shallow(), (1, 1)), inputs=inputs)
+    model = replace(network(shallow(), (1, 1)), inputs=inputs)
     assert model.tile_size() == (300, 400)
     assert model.tile_size(150) == (150, 200)
     assert replace(model, inputs=replace(inputs, stored_size=None)).tile_size() == (224, 224)

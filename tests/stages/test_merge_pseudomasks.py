@@ -223,26 +223,29 @@ def test_parts_made_from_other_images_are_refused(parts_of, merge, tiny_shards, 
         merge(parts_of(2), shards=other)
 
 
-def test_parts_made_by_different_classifiers_are_refused(parts_of, merge, altered):
-    second = altered(parts_of(2)[1], lambda index: index["about"]["part"].update(pruned="0" * 64))
-    with pytest.raises(ArtifactError, match="come from different classifiers; run extract-pseudomasks for every part"):
-        merge([parts_of(2)[0], second])
+def swap_classes(index: Any) -> None:
+    index["classes"][0], index["classes"][1] = index["classes"][1], index["classes"][0]
 
 
-def test_parts_of_other_classes_are_refused(parts_of, merge, altered):
-    def swap(index: Any) -> None:
-        index["classes"][0], index["classes"][1] = index["classes"][1], index["classes"][0]
-
-    second = altered(parts_of(2)[1], swap)
-    with pytest.raises(ArtifactError, match=r"part 2/2 .* and shards were made for other classes"):
-        merge([parts_of(2)[0], second])
+UNREADABLE = r"altered-2: its index names no part that can be read; run"
 
 
-@pytest.mark.parametrize("number", [0, 3, "two"])
-def test_a_record_of_a_part_that_cannot_be_read_is_an_error(parts_of, merge, altered, number: Any):
-    second = altered(parts_of(2)[1], lambda index: index["about"]["part"].update(number=number))
-    with pytest.raises(ArtifactError, match=r"altered-2: its index names no part that can be read; run"):
-        merge([parts_of(2)[0], second])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda index: index["about"]["part"].update(pruned="0" * 64),
+            "come from different classifiers; run extract-pseudomasks for every part",
+        ),
+        (swap_classes, r"part 2/2 .* and shards were made for other classes"),
+        (lambda index: index["about"]["part"].update(number=0), UNREADABLE),
+        (lambda index: index["about"]["part"].update(number=3), UNREADABLE),
+        (lambda index: index["about"]["part"].update(number="two"), UNREADABLE),
+    ],
+)
+def test_a_part_that_does_not_fit_the_others_or_cannot_be_read_is_refused(parts_of, merge, altered, change, message):
+    with pytest.raises(ArtifactError, match=message):
+        merge([parts_of(2)[0], altered(parts_of(2)[1], change)])
 
 
 def test_images_are_no_pseudomasks(parts_of, merge, tiny_shards):
