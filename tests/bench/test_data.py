@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -27,20 +26,20 @@ def test_rates_are_told_for_every_size_of_the_paper() -> None:
     assert all(float(line.split()[-2]) > 0 for line in lines)
 
 
-def test_the_command_whose_memory_is_measured_works(tmp_path: Path) -> None:
+def test_the_command_whose_memory_is_measured_works(tmp_path) -> None:
     write_photographs(tmp_path / "raw", 10)
     assert resident_megabytes(preprocess_command(tmp_path / "raw", tmp_path, workers=1)) > 30
     assert len(ShardFolder.open(tmp_path / "out").split("train")) == 8
 
 
 @pytest.mark.parametrize("script", ["x", "import subprocess, sys; subprocess.run([sys.executable, '-c', x])"])
-def test_resident_memory_is_that_of_the_command_and_its_children(script: str) -> None:
+def test_resident_memory_is_that_of_the_command_and_its_children(script) -> None:
     hold = "import time; block = bytearray(200_000_000); block[::4096] = b'1' * len(block[::4096]); time.sleep(0.3)"
     code = hold if script == "x" else script.replace("x])", f"{hold!r}])")
     assert 200 < resident_megabytes([sys.executable, "-c", code]) < 260
 
 
-def test_allocated_memory_leaves_out_files_that_are_mapped(tmp_path: Path) -> None:
+def test_allocated_memory_leaves_out_files_that_are_mapped(tmp_path) -> None:
     (tmp_path / "large").write_bytes(bytes(200_000_000))
     code = (
         "import mmap, sys, time; file = open(sys.argv[1], 'rb'); held = bytearray(50_000_000); "

@@ -17,7 +17,7 @@ def test_both_sides_of_every_row_of_evaluation_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 5, 255])
-def test_both_count_ignored_undecided_and_missing_classes_alike(classes: int) -> None:
+def test_both_count_ignored_undecided_and_missing_classes_alike(classes) -> None:
     rng = np.random.default_rng(classes)
     values = np.array([*range(min(classes, 4)), classes - 1, 255], dtype=np.uint8)
     pairs = [(rng.choice(values, (7, 9)), rng.choice(values, (7, 9))) for _ in range(3)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -22,7 +20,7 @@ TINY = Sizes(channels=3, image=(32, 40), patch=4, classes=5, depth=3, width=24, 
 
 @pytest.mark.parametrize("strategy", ["attention", "relevance"])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_plain_extraction_gives_the_masks_of_ours(tmp_path: Path, strategy: str, channels: int) -> None:
+def test_plain_extraction_gives_the_masks_of_ours(tmp_path, strategy, channels) -> None:
     sizes = Sizes(channels, (32, 40), 4, classes=5, depth=3, width=24, heads=4, batch=2)
     extraction = Extraction(Setting(sizes), tmp_path, strategy, images=3)
     plain, ours = extraction.plainly(), extraction.ours()
@@ -46,14 +44,14 @@ def test_the_rows_of_extraction_are_attention_and_both_strategies() -> None:
     assert [row.samples for row in rows] == [None, 2, 1]
 
 
-def test_image_shards_hold_the_images_and_labels_that_are_asked_for(tmp_path: Path) -> None:
+def test_image_shards_hold_the_images_and_labels_that_are_asked_for(tmp_path) -> None:
     write_image_shards(tmp_path, TINY, 12)
     split = ShardFolder.open(tmp_path).split("train")
     assert (split.labels == two_or_three(TINY, 12).numpy()).all()
     assert split.image(11).shape == (3, 32, 40)
 
 
-def test_the_command_of_extraction_whose_memory_is_measured_works(tmp_path: Path) -> None:
+def test_the_command_of_extraction_whose_memory_is_measured_works(tmp_path) -> None:
     write_extraction_inputs(tmp_path, 20)
     assert allocated_megabytes(extract_command(tmp_path)) > 50
     assert len(ShardFolder.open(tmp_path / "pseudomasks").split("train")) == 20

@@ -19,7 +19,7 @@ def test_memory_time_and_agreement_are_told():
 
 
 @pytest.mark.parametrize("side", [1100, 1216, 1300])
-def test_the_pixels_that_are_compared_come_from_one_tile_each(side: int):
+def test_the_pixels_that_are_compared_come_from_one_tile_each(side):
     starts = tile_starts(side, TILE)
     tiles = np.zeros(side)
     for start, row in zip(starts, tile_weights(starts, TILE), strict=True):

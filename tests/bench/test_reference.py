@@ -33,7 +33,7 @@ IMAGES = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
-def test_masking_by_loops_makes_the_same_draws(ratio: float):
+def test_masking_by_loops_makes_the_same_draws(ratio):
     tokens, present = torch.randn(6, 5, 4), torch.rand(6, 5) < 0.3
     ours, theirs = (
         mask(tokens, present, ratio, torch.Generator().manual_seed(1))
@@ -43,14 +43,14 @@ def test_masking_by_loops_makes_the_same_draws(ratio: float):
 
 
 @pytest.mark.parametrize("closed", [0, 2])
-def test_kept_matrices_give_the_same_attention_maps_gated_and_pruned(closed: int):
+def test_kept_matrices_give_the_same_attention_maps_gated_and_pruned(closed):
     model = make_model(TINY, closed=closed)
     for chosen in (model, prune_heads(model)):
         assert close(attention_maps_of_kept_matrices(chosen, IMAGES), chosen.attention_maps(IMAGES))
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_relevance_one_by_one_gives_the_batched_maps(blocks: int):
+def test_relevance_one_by_one_gives_the_batched_maps(blocks):
     model, candidates = make_model(TINY, closed=1), two_or_three(TINY)
     theirs, logits = relevance_one_by_one(model, IMAGES, candidates, blocks)
     assert theirs[candidates].flatten(1).any(dim=1).all()
@@ -97,7 +97,7 @@ def test_a_row_whose_sides_disagree_ends_the_bench():
 
 
 @pytest.mark.parametrize(("limit", "words"), [(1e9, "at most 1e+09"), (1e-9, "MORE THAN 1e-09")])
-def test_a_row_tells_whether_its_price_is_within_the_limit(limit: float, words: str):
+def test_a_row_tells_whether_its_price_is_within_the_limit(limit, words):
     row = Row("price", lambda: torch.ones(2), lambda: torch.ones(2), None, limit=limit)
     assert measured(row, repeats=1).endswith(words)
 

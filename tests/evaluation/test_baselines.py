@@ -50,14 +50,12 @@ def test_the_random_mask_has_only_present_classes_about_equally_often():
     assert counts.min() > 0.45 * mask.size
 
 
-def test_without_a_present_class_both_baselines_decide_nothing(classifier: SpectralClassifier):
+def test_without_a_present_class_both_baselines_decide_nothing(classifier):
     assert (random_mask(np.zeros(4, dtype=bool), (3, 2), np.random.default_rng(0)) == 255).all()
     assert (classifier.predict(torch.zeros(5, 3, 2), torch.zeros(4, dtype=torch.bool)) == 255).all()
 
 
-def test_the_spectral_classifier_is_far_better_than_chance_where_pixels_tell_the_class(
-    classifier: SpectralClassifier,
-):
+def test_the_spectral_classifier_is_far_better_than_chance_where_pixels_tell_the_class(classifier):
     spectral, chance = MaskScore(CLASSES), MaskScore(CLASSES)
     rng = np.random.default_rng(0)
     for image, labels, truth in scenes(20, seed=2):
@@ -67,9 +65,7 @@ def test_the_spectral_classifier_is_far_better_than_chance_where_pixels_tell_the
     assert spectral.compute()["miou"] > 0.8
 
 
-def test_the_spectral_classifier_follows_its_seed_and_leaves_the_global_generator_alone(
-    classifier: SpectralClassifier,
-):
+def test_the_spectral_classifier_follows_its_seed_and_leaves_the_global_generator_alone(classifier):
     image, labels, _ = next(scenes(1, seed=5))
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
@@ -78,7 +74,7 @@ def test_the_spectral_classifier_follows_its_seed_and_leaves_the_global_generato
     assert np.array_equal(again.predict(image, labels), classifier.predict(image, labels))
 
 
-def test_memory_is_bounded_and_every_part_of_the_data_can_be_chosen(monkeypatch: pytest.MonkeyPatch):
+def test_memory_is_bounded_and_every_part_of_the_data_can_be_chosen(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_IMAGES", 10)
     samples = ((torch.full((1, 4, 4), float(k)), torch.tensor([True])) for k in range(200))
     pixels, targets = baselines._sample_pixels(samples, np.random.default_rng(0))

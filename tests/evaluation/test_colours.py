@@ -56,7 +56,7 @@ def of_classes(count: int) -> Colours:
 
 
 @pytest.mark.parametrize("eye", EYES)
-def test_every_eye_tells_the_listed_class_colours_apart(eye: str):
+def test_every_eye_tells_the_listed_class_colours_apart(eye):
     with_background = ClassTable(tuple(map(str, range(len(COLOURS) + 1))), background=0)
     assert nearest(class_colours(with_background), eye) > 14
     over_grey = OPACITY * of_classes(12) + (1 - OPACITY) * 128  # as they lie over a photograph
@@ -69,7 +69,7 @@ def test_151_class_colours_only_differ():
 
 
 @pytest.mark.parametrize("eye", EYES)
-def test_every_eye_tells_the_curves_apart(eye: str):
+def test_every_eye_tells_the_curves_apart(eye):
     assert nearest(np.array([rgb(colour) for colour in CURVE_COLOURS]), eye) > 10
 
 
@@ -88,7 +88,7 @@ def themes() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("theme", themes(), ids=["light", "dark"])
-def test_text_stands_out_from_all_that_it_stands_on(theme: dict[str, str]):
+def test_text_stands_out_from_all_that_it_stands_on(theme):
     for paper in ("page", "card", "faint", "amber-page"):
         assert contrast(theme["ink"], theme[paper]) > 7
         assert contrast(theme["soft"], theme[paper]) > 4.5

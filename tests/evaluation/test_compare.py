@@ -10,7 +10,7 @@ import torch
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.data.shards import ShardFolder, Split
+from ctm.data.shards import Split
 from ctm.evaluation.compare import compared_masks
 from ctm.evaluation.scoring import Mask, score_masks
 from ctm.models.class_token_vit import ClassTokenViT
@@ -29,9 +29,9 @@ def masks(
 
 
 @pytest.mark.parametrize("entry", ["attention", "relevance+paper"])
-def test_a_recipe_gives_the_masks_of_such_an_extraction(model: ClassTokenViT, tiny_shards: ShardFolder, entry: str):
+def test_a_recipe_gives_the_masks_of_such_an_extraction(model, tiny_shards, entry):
     split = tiny_shards.split("val")
-    config = ExtractConfig(strategy=entry.split("+")[0], assignment="paper", fill="ignore")  # type: ignore[arg-type]
+    config = ExtractConfig(strategy=entry.split("+")[0], assignment="paper", fill="ignore")
     expected = extract_pseudomasks(
         model, split, INPUTS, classes=tiny_shards.classes, config=config, device=torch.device("cpu")
     )
@@ -42,9 +42,7 @@ def test_a_recipe_gives_the_masks_of_such_an_extraction(model: ClassTokenViT, ti
 
 
 @pytest.mark.parametrize("entry", ["random", "spectral"])
-def test_a_baseline_paints_classes_of_the_image_over_all_of_it(
-    model: ClassTokenViT, tiny_shards: ShardFolder, entry: str
-):
+def test_a_baseline_paints_classes_of_the_image_over_all_of_it(model, tiny_shards, entry):
     split = tiny_shards.split("train")
     found = masks(entry, model, split, classes=tiny_shards.classes)
     assert [index for index, _ in found] == list(range(24))
@@ -54,7 +52,7 @@ def test_a_baseline_paints_classes_of_the_image_over_all_of_it(
 
 
 @pytest.mark.parametrize("entry", ["random", "spectral"])
-def test_a_baseline_depends_on_the_seed_alone(model: ClassTokenViT, tiny_shards: ShardFolder, entry: str):
+def test_a_baseline_depends_on_the_seed_alone(model, tiny_shards, entry):
     def made(seed: int) -> list[bytes]:
         found = masks(entry, model, tiny_shards.split("train"), classes=tiny_shards.classes, seed=seed)
         return [mask.tobytes() for _, mask in found]
@@ -65,7 +63,7 @@ def test_a_baseline_depends_on_the_seed_alone(model: ClassTokenViT, tiny_shards:
     assert made(2) != first
 
 
-def test_the_baselines_say_how_hard_the_scenes_are(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_the_baselines_say_how_hard_the_scenes_are(model, tiny_shards):
     split, classes = tiny_shards.split("train"), tiny_shards.classes
     found = {
         entry: score_masks(masks(entry, model, split, classes=classes), split, classes=classes)["pixel_accuracy"]
@@ -76,9 +74,7 @@ def test_the_baselines_say_how_hard_the_scenes_are(model: ClassTokenViT, tiny_sh
     assert found["spectral"] > found["random"] + 0.1
 
 
-def test_a_random_choice_knows_that_a_background_without_token_can_be_anywhere(
-    model: ClassTokenViT, tiny_shards: ShardFolder
-):
+def test_a_random_choice_knows_that_a_background_without_token_can_be_anywhere(model, tiny_shards):
     split = tiny_shards.split("val")
     nine = ClassTable(("background", *tiny_shards.classes.names), background=0)
     shifted = masks("random", model, split, classes=nine)

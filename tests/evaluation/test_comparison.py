@@ -135,10 +135,10 @@ def test_the_page_refers_to_nothing_outside_itself():
     ("runs", "message"),
     [([], "there is no run to compare"), ([run("b"), run("a"), run("a")], "^a stands for more than one run")],
 )
-def test_no_run_and_two_of_one_name_are_refused(runs: list[Any], message: str):
+def test_no_run_and_two_of_one_name_are_refused(runs, message):
     for function in (compare_runs, comparison_page):
         with pytest.raises(ParamsError, match=rf"{message}.*--run NAME=FILE"):
-            function(runs)  # type: ignore[operator]
+            function(runs)
 
 
 def seeds(name: str, *miou: float | None, **changed: float | None) -> Row:
@@ -211,19 +211,19 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_name_may_have_an_equals_sign(files: list[Path]):
+def test_a_name_may_have_an_equals_sign(files):
     (row,) = named_runs([f"gates.beta=0.5={files[1]}"])
     assert row.name == "gates.beta=0.5"
     assert row.runs[0]["segmenter"]["val"]["miou"] == 0.75
 
 
 @pytest.mark.parametrize("text", ["metrics.json", "=metrics.json", "name=", ""])
-def test_a_run_without_name_or_file_is_refused(text: str):
+def test_a_run_without_name_or_file_is_refused(text):
     with pytest.raises(ParamsError, match=r"--run .*: expected NAME=FILE"):
         named_runs([text])
 
 
-def test_listed_names_go_with_the_files_in_their_order(files: list[Path]):
+def test_listed_names_go_with_the_files_in_their_order(files):
     found = listed_runs('["x=0", "x=1"]', files)
     assert [row.name for row in found] == ["x=0", "x=1"]
     assert found[1].runs[0]["segmenter"]["val"]["miou"] == 0.75
@@ -238,12 +238,12 @@ def test_listed_names_go_with_the_files_in_their_order(files: list[Path]):
         ("a, b", "no valid JSON"),
     ],
 )
-def test_names_that_do_not_fit_the_files_are_refused(files: list[Path], names: str, message: str):
+def test_names_that_do_not_fit_the_files_are_refused(files, names, message):
     with pytest.raises(ParamsError, match=message):
         listed_runs(names, files)
 
 
-def test_the_command_writes_page_and_figures(files: list[Path], tmp_path: Path):
+def test_the_command_writes_page_and_figures(files, tmp_path):
     given = ["--run", f"beta=0.5={files[1]}", "--run", f"dense={files[1]}"]
     done = ctm(tmp_path, "compare-runs", *given, "--report", "out/sweep.html", "--metrics", "out/sweep.json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -254,7 +254,7 @@ def test_the_command_writes_page_and_figures(files: list[Path], tmp_path: Path):
     assert [row[0][0] for row in page.rows[1:]] == ["beta=0.5", "dense"]
 
 
-def test_the_command_reads_what_kubeflow_hands_over(files: list[Path], tmp_path: Path):
+def test_the_command_reads_what_kubeflow_hands_over(files, tmp_path):
     task = {
         "inputs": {"artifacts": {"metrics": {"artifacts": [{"name": "m", "uri": str(file)} for file in files]}}},
         "outputs": {
@@ -273,7 +273,7 @@ def test_the_command_reads_what_kubeflow_hands_over(files: list[Path], tmp_path:
     assert shown["metadata"]["x=1.segmenter.val.miou"] == 0.75
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path):
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     done = ctm(tmp_path, "compare-runs", "--report", "r.html", "--metrics", "r.json")
     assert done.returncode == 1
     assert done.stderr == "error: there is no run to compare: give each run with a name of its own, --run NAME=FILE.\n"

@@ -74,9 +74,7 @@ ALONE = "only the minimum counts."
         (0.65, 0.65, {}, True, ["Nothing is demanded: evaluate.gate.minimum and evaluate.gate.max_drop are null."]),
     ],
 )
-def test_a_run_passes_where_every_demand_is_met_and_each_is_told(
-    miou: float | None, baseline: Any, demand: dict[str, float], passed: bool, reasons: list[str]
-):
+def test_a_run_passes_where_every_demand_is_met_and_each_is_told(miou, baseline, demand, passed, reasons):
     before = None if baseline == "none" else run(miou=baseline)
     gate = check_gate(run(miou=miou), before, QualityGateConfig(**demand))
     assert (gate.passed, list(gate.reasons)) == (passed, reasons)
@@ -89,7 +87,7 @@ def test_another_figure_can_decide_also_that_of_a_class():
 
 
 @pytest.mark.parametrize("demand", [{"minimum": 0.1}, {"max_drop": 0.1}, {}])
-def test_a_figure_that_does_not_exist_never_passes_and_those_that_do_are_listed(demand: dict[str, float]):
+def test_a_figure_that_does_not_exist_never_passes_and_those_that_do_are_listed(demand):
     gate = check_gate(RUN, None, QualityGateConfig(metric="segmenter.val.mIoU", **demand))
     assert not gate.passed
     assert "no segmenter.val.mIoU" in gate.reasons[0]
@@ -143,34 +141,34 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_the_baseline_is_read_from_a_revision(checkout: Path):
+def test_the_baseline_is_read_from_a_revision(checkout):
     assert metrics_at("main", checkout / "metrics/evaluate.json") == run(miou=0.7)
     assert metrics_at("HEAD~0", checkout / "metrics/evaluate.json") == run(miou=0.7)
 
 
-def test_a_revision_without_metrics_is_no_baseline(checkout: Path):
+def test_a_revision_without_metrics_is_no_baseline(checkout):
     assert metrics_at("before", checkout / "metrics/evaluate.json") is None
 
 
 @pytest.mark.parametrize("revision", ["origin/main", "--all", "main --", ""])
-def test_a_revision_that_git_does_not_know_is_refused(checkout: Path, revision: str):
+def test_a_revision_that_git_does_not_know_is_refused(checkout, revision):
     with pytest.raises(ParamsError, match=r"--against .*git cannot read that revision.*git fetch"):
         metrics_at(revision, checkout / "metrics/evaluate.json")
 
 
-def test_a_folder_without_history_is_refused(tmp_path: Path):
+def test_a_folder_without_history_is_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"--against main: git cannot read.*not a git repository"):
         metrics_at("main", tmp_path / "evaluate.json")
 
 
-def test_metrics_in_a_revision_that_are_none_are_refused(checkout: Path):
+def test_metrics_in_a_revision_that_are_none_are_refused(checkout):
     (checkout / "metrics/evaluate.json").write_text("<<<<<<<")
     git(checkout, "commit", "--quiet", "-a", "-m", "conflict")
     with pytest.raises(ArtifactError, match=r"main:.*evaluate\.json: no valid JSON"):
         metrics_at("main", checkout / "metrics/evaluate.json")
 
 
-def test_the_command_passes_with_exit_code_0_and_fails_with_1(checkout: Path):
+def test_the_command_passes_with_exit_code_0_and_fails_with_1(checkout):
     passed = ctm(checkout, "gate", "--against", "main", "--set", "evaluate.gate.max_drop=0.1", "--table", "gate.md")
     assert (passed.returncode, passed.stderr) == (0, "")
     assert "| **segmenter.val.miou** | 0.700 | 0.650 | -0.050 |" in passed.stdout
@@ -182,7 +180,7 @@ def test_the_command_passes_with_exit_code_0_and_fails_with_1(checkout: Path):
     assert (checkout / "gate.md").read_text(encoding="utf-8") == failed.stdout
 
 
-def test_the_command_takes_a_file_as_baseline_and_thresholds_from_params(checkout: Path):
+def test_the_command_takes_a_file_as_baseline_and_thresholds_from_params(checkout):
     text = (checkout / "params.yaml").read_text(encoding="utf-8")
     assert text.count("max_drop: null") == 1
     (checkout / "params.yaml").write_text(text.replace("max_drop: null", "max_drop: 0.0"), encoding="utf-8")
@@ -193,7 +191,7 @@ def test_the_command_takes_a_file_as_baseline_and_thresholds_from_params(checkou
     assert "has dropped by 0.01; 0 is allowed" in done.stdout
 
 
-def test_the_command_works_without_a_baseline_and_refuses_two(checkout: Path):
+def test_the_command_works_without_a_baseline_and_refuses_two(checkout):
     assert ctm(checkout, "gate", "--set", "evaluate.gate.minimum=0.6").returncode == 0
     both = ctm(checkout, "gate", "--against", "main", "--baseline", "other.json")
     assert both.returncode == 1
@@ -215,6 +213,6 @@ def test_no_stage_reads_the_gate():
 @pytest.mark.parametrize(
     "override", ["evaluate.gate.minimum=1.5", "evaluate.gate.max_drop=-0.1", "evaluate.gate.metric=''"]
 )
-def test_thresholds_out_of_range_are_refused(override: str):
+def test_thresholds_out_of_range_are_refused(override):
     with pytest.raises(ParamsError, match=override.partition("=")[0].replace(".", r"\.")):
         load_preset("demo", [override])

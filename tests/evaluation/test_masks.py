@@ -76,6 +76,6 @@ def test_masks_of_another_size_are_refused_with_both_sizes():
 
 
 @pytest.mark.parametrize(("prediction", "truth", "what"), [([7], [0], "predicted mask"), ([0], [7], "truth")])
-def test_values_that_are_no_class_are_refused(prediction: list[int], truth: list[int], what: str):
+def test_values_that_are_no_class_are_refused(prediction, truth, what):
     with pytest.raises(ArtifactError, match=f"{what} has the value 7.*3 classes"):
         score((prediction, truth))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def test_every_class_has_a_row_and_the_background_no_precision():
         ("pseudomasks.val.empty", 2, "2 images of val have no candidate class"),
     ],
 )
-def test_what_a_reader_must_know_is_said_and_nothing_of_a_good_run(place: str, value: Any, sentence: str | None):
+def test_what_a_reader_must_know_is_said_and_nothing_of_a_good_run(place, value, sentence):
     notes = page.notes(metrics(place, value))
     assert len(notes) == (sentence is not None)
     assert (sentence or "") in "".join(notes)
@@ -175,9 +174,7 @@ def panels(
     )
 
 
-def test_a_panel_shows_what_belongs_to_its_sample(
-    tiny_shards: ShardFolder, model: ClassTokenViT, pseudomasks: ShardFolder
-):
+def test_a_panel_shows_what_belongs_to_its_sample(tiny_shards, model, pseudomasks):
     val = tiny_shards.split("val")
     found = panels(tiny_shards, model, pseudomasks)
     for index, panel in zip([1, 6], found, strict=True):
@@ -192,22 +189,18 @@ def test_a_panel_shows_what_belongs_to_its_sample(
     assert (found[1].prediction == 5).all()
 
 
-def test_predicted_candidates_are_shown_where_they_are_painted(
-    tiny_shards: ShardFolder, model: ClassTokenViT, pseudomasks: ShardFolder
-):
+def test_predicted_candidates_are_shown_where_they_are_painted(tiny_shards, model, pseudomasks):
     (panel,) = panels(tiny_shards, model, pseudomasks, indices=[3], label_source="predicted", threshold=0.0)
     assert list(panel.maps) == list(tiny_shards.classes.names)
 
 
-def test_missing_truth_and_missing_pseudomasks_leave_gaps(
-    tiny_shards: ShardFolder, model: ClassTokenViT, pseudomasks: ShardFolder, rewrite: Callable[..., ShardFolder]
-):
+def test_missing_truth_and_missing_pseudomasks_leave_gaps(tiny_shards, model, pseudomasks, rewrite):
     blind = rewrite(tiny_shards, {"mask.png": None})
     assert all(panel.truth is None for panel in panels(blind, model, pseudomasks))
     assert all(panel.pseudo_mask is None for panel in panels(tiny_shards, model, pseudomasks, split="train"))
 
 
-def test_no_sample_gives_no_panel(tiny_shards: ShardFolder, model: ClassTokenViT, pseudomasks: ShardFolder):
+def test_no_sample_gives_no_panel(tiny_shards, model, pseudomasks):
     assert panels(tiny_shards, model, pseudomasks, indices=[]) == []
 
 
@@ -221,9 +214,7 @@ def sheet(shards: ShardFolder, model: ClassTokenViT, masks: ShardFolder, *entrie
     )
 
 
-def test_the_compared_recipes_are_shown_beside_the_runs_own_masks(
-    tiny_shards: ShardFolder, model: ClassTokenViT, pipeline: Any
-):
+def test_the_compared_recipes_are_shown_beside_the_runs_own_masks(tiny_shards, model, pipeline):
     masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
     found = sheet(tiny_shards, model, masks, "random", "attention", "relevance")
     assert found.columns == ["truth", "this run", "attention", "relevance"]
@@ -234,9 +225,7 @@ def test_the_compared_recipes_are_shown_beside_the_runs_own_masks(
     assert all(mask.shape == (32, 32) for row in found.rows for mask in row.masks)
 
 
-def test_without_recipes_samples_or_masks_of_train_there_is_no_sheet(
-    tiny_shards: ShardFolder, model: ClassTokenViT, pipeline: Any, pseudomasks: ShardFolder
-):
+def test_without_recipes_samples_or_masks_of_train_there_is_no_sheet(tiny_shards, model, pipeline, pseudomasks):
     masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
     assert sheet(tiny_shards, model, masks, "random") is None
     assert sheet(tiny_shards, model, masks, "attention", count=0) is None

@@ -152,9 +152,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole_at_every_width_in_light_and_dark(
-    name: str, width: int, scheme: str, pages: dict[str, Path], opened: Callable[..., Page], tmp_path: Path
-):
+def test_a_page_is_whole_at_every_width_in_light_and_dark(name, width, scheme, pages, opened, tmp_path):
     page = opened(width, color_scheme=scheme)
     assert problems(page, pages[name]) == []
     page.screenshot(path=tmp_path / "page.png", full_page=True)
@@ -163,9 +161,7 @@ def test_a_page_is_whole_at_every_width_in_light_and_dark(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_keyboard_reaches_every_link_and_every_table_that_scrolls_and_shows_where_it_is(
-    name: str, pages: dict[str, Path], opened: Callable[..., Page]
-):
+def test_the_keyboard_reaches_every_link_and_every_table_that_scrolls_and_shows_where_it_is(name, pages, opened):
     page = opened(390)
     page.goto(pages[name].as_uri())
     wanted = page.evaluate("[...document.querySelectorAll('a, .scroll')].map(e => e.outerHTML.slice(0, 80))")
@@ -177,9 +173,7 @@ def test_the_keyboard_reaches_every_link_and_every_table_that_scrolls_and_shows_
     assert reached == wanted
 
 
-def test_colours_that_mean_something_stay_where_the_reader_forces_colours(
-    pages: dict[str, Path], opened: Callable[..., Page]
-):
+def test_colours_that_mean_something_stay_where_the_reader_forces_colours(pages, opened):
     page = opened(forced_colors="active")
     page.goto(pages["report"].as_uri())
     chips = page.evaluate("[...document.querySelectorAll('.chip i')].map(e => getComputedStyle(e).backgroundColor)")
@@ -207,7 +201,7 @@ GOOD = "<h1>A</h1><h2>B</h2><table><thead><tr><th scope=col>a<tbody><tr><th scop
         (f"{GOOD}<script src='https://example.org/a.js'></script>", "asks for https://example.org/a.js"),
     ],
 )
-def test_every_check_can_fail(html: str, problem: str | None, opened: Callable[..., Page], tmp_path: Path):
+def test_every_check_can_fail(html, problem, opened, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(f"<!doctype html>{html}")
     found = problems(opened(), file)

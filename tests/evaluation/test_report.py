@@ -176,8 +176,8 @@ def test_a_mask_without_a_single_decision_is_called_so():
 @pytest.mark.parametrize(
     ("source", "sentence"), [("image", "own image-level labels"), ("predicted", "itself predicts")]
 )
-def test_the_label_source_is_told(source: str, sentence: str):
-    assert sentence in render_report(replace(DATA, label_source=source))  # type: ignore[arg-type]
+def test_the_label_source_is_told(source, sentence):
+    assert sentence in render_report(replace(DATA, label_source=source))
 
 
 def test_notes_stand_before_the_first_figure():

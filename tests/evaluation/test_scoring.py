@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from ctm.data.shards import TRUTH, ShardFolder
 from ctm.evaluation.labels import LabelScore
 from ctm.evaluation.scoring import Mask, count_masks, score_classifier, score_masks, segment
 from ctm.models.class_token_vit import ClassTokenViT
-from ctm.params import Params
 
 CPU = torch.device("cpu")
 INPUTS = InputSpec((24, 16), 15, 1e-4)
@@ -30,9 +29,7 @@ def truths(shards: ShardFolder, change: int = 0) -> Iterator[Mask]:
 
 
 @pytest.mark.parametrize(("change", "accuracy"), [(0, 1.0), (1, 0.5)])
-def test_the_truth_scores_one_and_a_wrong_upper_half_costs_half_of_the_pixels(
-    tiny_shards: ShardFolder, change: int, accuracy: float
-):
+def test_the_truth_scores_one_and_a_wrong_upper_half_costs_half_of_the_pixels(tiny_shards, change, accuracy):
     counts = count_masks(truths(tiny_shards, change), tiny_shards.split("val"), classes=tiny_shards.classes)
     scores = score_masks(truths(tiny_shards, change), tiny_shards.split("val"), classes=tiny_shards.classes)
     assert counts.matrix.sum() == 8 * 32 * 32
@@ -41,7 +38,7 @@ def test_the_truth_scores_one_and_a_wrong_upper_half_costs_half_of_the_pixels(
     assert scores["miou"] == 1 if change == 0 else 0 < scores["miou"] < 0.5
 
 
-def test_samples_without_truth_are_passed_over(tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]):
+def test_samples_without_truth_are_passed_over(tiny_shards, rewrite):
     blind = rewrite(tiny_shards, {TRUTH: None}).split("val")
     scores = score_masks(truths(tiny_shards), blind, classes=tiny_shards.classes)
     assert (scores["miou"], scores["pixel_accuracy"], scores["coverage"]) == (None, None, None)
@@ -55,7 +52,7 @@ class Bands(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_a_segmenters_masks_have_the_stored_size_and_come_in_order(tiny_shards: ShardFolder, batch_size: int):
+def test_a_segmenters_masks_have_the_stored_size_and_come_in_order(tiny_shards, batch_size):
     split = tiny_shards.split("val")
     masks = list(segment(Bands(), split, INPUTS, device=CPU, batch_size=batch_size, workers=0))
     assert [index for index, _ in masks] == list(range(8))
@@ -68,7 +65,7 @@ def test_a_segmenters_masks_have_the_stored_size_and_come_in_order(tiny_shards: 
     assert len({mask.tobytes() for _, mask in masks}) == 8
 
 
-def test_a_segmenters_masks_are_streamed(tiny_shards: ShardFolder):
+def test_a_segmenters_masks_are_streamed(tiny_shards):
     class Counting(Bands):
         batches = 0
 
@@ -83,7 +80,7 @@ def test_a_segmenters_masks_are_streamed(tiny_shards: ShardFolder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_a_classifiers_scores_are_those_of_its_logits(tiny_params: Params, tiny_shards: ShardFolder, batch_size: int):
+def test_a_classifiers_scores_are_those_of_its_logits(tiny_params, tiny_shards, batch_size):
     torch.manual_seed(0)
     model = ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15).train()
     inputs, split = InputSpec((32, 32), 15, 1e-4), tiny_shards.split("val")

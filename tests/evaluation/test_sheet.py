@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ctm.data.classes import IGNORE, ClassTable
-from ctm.data.shards import TRUTH, ShardFolder
+from ctm.data.shards import TRUTH
 from ctm.evaluation.figures import class_colours
 from ctm.evaluation.sheet import Sheet, SheetRow, make_sheet, sheet_legend, sheet_pictures
 
@@ -15,12 +13,12 @@ CLASSES = ClassTable(("forest", "water", "urban"))
 IMAGE = np.full((30, 40, 3), 90, dtype=np.uint8)
 
 
-def test_truth_comes_first_where_there_is_any(tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]):
+def test_truth_comes_first_where_there_is_any(tiny_shards, rewrite):
     masks = {"relevance": {6: np.zeros((32, 32), dtype=np.uint8)}}
     with_truth = make_sheet(tiny_shards.split("val"), [1, 6], masks, classes=tiny_shards.classes)
     assert with_truth.columns == ["truth", "relevance"]
     assert with_truth.rows[0].masks[1] is None
-    assert (with_truth.rows[1].masks[1] == 0).all()  # type: ignore[union-attr]
+    assert (with_truth.rows[1].masks[1] == 0).all()
     blind = rewrite(tiny_shards, {TRUTH: None}).split("val")
     assert make_sheet(blind, [1, 6], masks, classes=tiny_shards.classes).columns == ["relevance"]
 

@@ -48,7 +48,7 @@ def test_a_masked_token_leaves_the_diagonal_logit_at_its_bias_and_touches_no_oth
 
 
 @HEADS
-def test_logits_of_some_classes_are_those_of_all_with_zeros_for_the_rest(kind: str):
+def test_logits_of_some_classes_are_those_of_all_with_zeros_for_the_rest(kind):
     head = make_head(kind, C, D)
     classes = torch.tensor([[0, 3], [4, 1], [2, 3]])  # in any order, others for each image
     zeroed = torch.zeros(B, C, D)
@@ -59,7 +59,7 @@ def test_logits_of_some_classes_are_those_of_all_with_zeros_for_the_rest(kind: s
 
 
 @HEADS
-def test_a_model_trains_with_the_head_by_the_names_that_rates_and_decay_go_by(kind: str):
+def test_a_model_trains_with_the_head_by_the_names_that_rates_and_decay_go_by(kind):
     config = ModelConfig(backbone="test_vit", image_size=16, patch_size=4, depth=2, head=kind)
     model = ClassTokenViT(config, GatesConfig(), num_classes=C, in_channels=3)
     assert {name for name, _ in model.named_parameters() if name.startswith("head.")} == {"head.weight", "head.bias"}

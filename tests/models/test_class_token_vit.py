@@ -29,7 +29,7 @@ def tiny(*, classes: int = 5, channels: int = 3, size: tuple[int, int] = (8, 12)
 
 @pytest.mark.parametrize("channels", [1, 3, 15])
 @pytest.mark.parametrize("size", [(8, 12), (12, 8), (8, 8)])
-def test_any_channels_and_non_square_grids_give_one_logit_a_class(channels: int, size: tuple[int, int]):
+def test_any_channels_and_non_square_grids_give_one_logit_a_class(channels, size):
     model = tiny(channels=channels, size=size).eval()
     assert model.grid == (size[0] // 4, size[1] // 4)
     assert model(torch.randn(2, channels, *size)).shape == (2, 5)
@@ -109,7 +109,7 @@ def training_step(
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("hard", [False, True])
-def test_gradient_checkpointing_changes_neither_the_loss_nor_a_gradient(bf16: bool, hard: bool):
+def test_gradient_checkpointing_changes_neither_the_loss_nor_a_gradient(bf16, hard):
     config = ModelConfig(
         backbone="test_vit", image_size=(16, 16), patch_size=4, depth=3, drop_path=0.5, patch_head=True
     )
@@ -179,7 +179,7 @@ def test_the_gate_penalty_sums_over_blocks_and_reaches_every_gate():
 
 
 @pytest.mark.parametrize("register_token", [True, False])
-def test_every_parameter_gets_a_gradient_in_training(register_token: bool):
+def test_every_parameter_gets_a_gradient_in_training(register_token):
     model = tiny(patch_head=True, register_token=register_token)
     present = torch.ones(2, 5, dtype=torch.bool)
     for size in ((8, 12), (12, 16)):
@@ -202,7 +202,7 @@ def shapes_kept_by_autograd(model: ClassTokenViT, images: torch.Tensor) -> list[
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_autograd_keeps_no_attention_matrix_and_recording_keeps_the_class_rows_alone(training: bool):
+def test_autograd_keeps_no_attention_matrix_and_recording_keeps_the_class_rows_alone(training):
     model = tiny(size=(28, 40)).train(training)  # N = 5 + 70 + 1
     images = torch.randn(2, 3, 28, 40)
     plain = shapes_kept_by_autograd(model, images)
@@ -234,7 +234,7 @@ def test_recording_changes_no_logit_and_ends_with_its_context():
         ((10, 30), ["height 10: use 16", "width 30: use 16 or 32"]),
     ],
 )
-def test_an_image_size_off_the_patch_grid_names_the_valid_sizes_around(size: tuple[int, int], advice: list[str]):
+def test_an_image_size_off_the_patch_grid_names_the_valid_sizes_around(size, advice):
     with pytest.raises(ModelError) as error:
         tiny(size=size, patch_size=None)
     assert all(words in str(error.value) for words in advice)
@@ -243,14 +243,14 @@ def test_an_image_size_off_the_patch_grid_names_the_valid_sizes_around(size: tup
 @pytest.mark.parametrize(
     ("shape", "words"), [((2, 8, 12), "of 3 channels, not 2"), ((3, 8, 14), "width 14: use 12 or 16")]
 )
-def test_images_that_the_model_cannot_read_are_refused_with_what_it_can(shape: tuple[int, int, int], words: str):
+def test_images_that_the_model_cannot_read_are_refused_with_what_it_can(shape, words):
     with pytest.raises(ModelError, match=words):
         tiny()(torch.zeros(1, *shape))
 
 
 @pytest.mark.parametrize("size", [(8, 12), (12, 8), (16, 24), (4, 4)])
 @pytest.mark.parametrize("settings", [{}, {"register_token": False}, {"patch_head": True}])
-def test_images_of_another_size_are_read_on_their_own_grid(size: tuple[int, int], settings: dict[str, bool]):
+def test_images_of_another_size_are_read_on_their_own_grid(size, settings):
     model, images = tiny(**settings).eval(), torch.randn(2, 3, *size)
     grid = (size[0] // 4, size[1] // 4)
     assert model.grid_of(images) == grid
@@ -275,7 +275,7 @@ def at_size(model: ClassTokenViT, size: tuple[int, int], *, antialias: bool) -> 
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 12), (32, 48), (4, 12)])
-def test_another_size_equals_a_model_built_for_it_with_timms_positions_without_antialias(size: tuple[int, int]):
+def test_another_size_equals_a_model_built_for_it_with_timms_positions_without_antialias(size):
     model, images = tiny(size=(16, 24)).eval(), torch.randn(2, 3, *size)
     assert torch.equal(model(images), at_size(model, size, antialias=False)(images))
     # Timm's own start from a pretrained file antialiases, which is another kernel at every size: near, not equal.
@@ -312,7 +312,7 @@ def cut_down(model: ClassTokenViT, classes: list[int], *, size: tuple[int, int],
 
 @pytest.mark.parametrize("head", ["dense", "diagonal"])
 @pytest.mark.parametrize("size", [(8, 12), (12, 16)])
-def test_a_view_on_some_classes_equals_a_model_of_these_classes_alone(head: str, size: tuple[int, int]):
+def test_a_view_on_some_classes_equals_a_model_of_these_classes_alone(head, size):
     model, images = tiny(patch_head=True, head=head).eval(), torch.randn(3, 3, *size)
     chosen = [[0, 3], [1, 4], [2, 3]]
     before = model(images)
@@ -340,7 +340,7 @@ def test_without_the_register_the_sequence_ends_with_the_patches():
 
 
 @pytest.mark.parametrize("size", [(8, 12), (16, 12)])
-def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size: tuple[int, int]):
+def test_patch_scores_are_the_patch_head_on_normed_patch_tokens_one_by_one(size):
     model, images = with_gates(tiny(patch_head=True), 50.0), torch.randn(2, 3, *size)
     tokens = model.encode(model.embed(images))
     grid = model.grid_of(images)
@@ -371,7 +371,7 @@ def test_a_patch_head_changes_nothing_else():
         ({"backbone": "test_vit", "pretrained": "weights.pth"}, "no .safetensors file"),
     ],
 )
-def test_models_that_cannot_be_built_say_why(settings: dict[str, object], words: str):
+def test_models_that_cannot_be_built_say_why(settings, words):
     with pytest.raises(ModelError) as error:
         ClassTokenViT(ModelConfig(**settings), GatesConfig(), num_classes=2, in_channels=3)
     assert words in str(error.value)
@@ -379,7 +379,7 @@ def test_models_that_cannot_be_built_say_why(settings: dict[str, object], words:
 
 @needs_weights
 @pytest.mark.parametrize("channels", [1, 3, 15])
-def test_a_pretrained_file_fits_other_channels_and_grids(channels: int):
+def test_a_pretrained_file_fits_other_channels_and_grids(channels):
     config = ModelConfig(backbone="vit_small_patch14_dinov2", image_size=(56, 112), pretrained=str(WEIGHTS))
     model = ClassTokenViT(config, GatesConfig(), num_classes=4, in_channels=channels)
     with safe_open(WEIGHTS, "pt") as file:
@@ -407,7 +407,7 @@ def test_a_pretrained_file_of_other_sizes_is_refused():
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_vit2", "test_vit3", "test_vit4"])
-def test_backbones_with_dynamic_sizes_pooling_heads_and_layer_scale_work(backbone: str):
+def test_backbones_with_dynamic_sizes_pooling_heads_and_layer_scale_work(backbone):
     config = ModelConfig(backbone=backbone, image_size=32)
     model = ClassTokenViT(config, GatesConfig(), num_classes=3, in_channels=2)
     assert not isinstance(model.norm, nn.Identity)

@@ -30,7 +30,7 @@ def describe(params: Params) -> dict[str, int | list[int]]:
         ("ade20k", 103.6),
     ],
 )
-def test_the_parameters_are_those_of_table_7_within_one_percent(preset: str, millions: float):
+def test_the_parameters_are_those_of_table_7_within_one_percent(preset, millions):
     facts = describe(load_preset(preset))
     assert facts["parameters"] == pytest.approx(millions * 1e6, rel=0.01)
     assert [facts[name] for name in ("depth", "heads", "embed_dim")] == [12, 16, 768]
@@ -43,7 +43,7 @@ def test_with_the_two_unused_modules_ade20k_comes_to_the_papers_count():
     assert isinstance(width, int)
     unused = (classes * width * classes + classes) + (9 * width * classes + classes)
     assert unused == pytest.approx(17.5e6 + 1.0e6, rel=0.01)
-    assert int(facts["parameters"]) + unused == pytest.approx(122e6, rel=0.01)  # type: ignore[arg-type]
+    assert int(facts["parameters"]) + unused == pytest.approx(122e6, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_with_the_two_unused_modules_ade20k_comes_to_the_papers_count():
         ("demo", 64, 15, 8, 8),
     ],
 )
-def test_sizes_are_those_of_table_7(preset: str, size: int | list[int], channels: int, classes: int, patch: int):
+def test_sizes_are_those_of_table_7(preset, size, channels, classes, patch):
     facts = describe(load_preset(preset))
     assert (facts["image_size"], facts["channels"]) == (size, channels)
     assert (facts["classes"], facts["patch_size"]) == (classes, patch)
@@ -64,7 +64,7 @@ def test_sizes_are_those_of_table_7(preset: str, size: int | list[int], channels
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_every_preset_can_be_described_as_flat_json(preset: str):
+def test_every_preset_can_be_described_as_flat_json(preset):
     classes = ["--set", "dataset.classes=[cow, grass]"] if load_preset(preset).dataset.classes is None else []
     result = CliRunner().invoke(app, ["describe", "--preset", preset, "--json", *classes])
     assert result.exit_code == 0, result.exception
@@ -73,7 +73,7 @@ def test_every_preset_can_be_described_as_flat_json(preset: str):
     assert not any(isinstance(value, dict) for value in facts.values())
 
 
-def test_the_count_is_that_of_the_real_model(tiny_params: Params):
+def test_the_count_is_that_of_the_real_model(tiny_params):
     model = ClassTokenViT(tiny_params.model, tiny_params.gates, num_classes=8, in_channels=15)
     assert describe(tiny_params)["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
@@ -90,7 +90,7 @@ def test_a_patch_head_adds_its_one_layer_and_the_register_is_one_token_with_its_
 
 def test_a_diagonal_head_has_one_row_of_weights_a_class():
     dense, diagonal = (describe(load_preset("ade20k", [f"model.head={head}"])) for head in ("dense", "diagonal"))
-    assert int(dense["parameters"]) - int(diagonal["parameters"]) == 151 * 150 * 768  # type: ignore[arg-type]
+    assert int(dense["parameters"]) - int(diagonal["parameters"]) == 151 * 150 * 768
     assert dense["tokens"] == diagonal["tokens"]
 
 
@@ -107,7 +107,7 @@ def test_a_background_class_has_no_token():
 
 
 @pytest.mark.parametrize("name", ["classes", "channels"])
-def test_what_only_the_data_could_tell_is_asked_for(name: str):
+def test_what_only_the_data_could_tell_is_asked_for(name):
     with pytest.raises(ParamsError, match=rf"dataset\.{name} is null"):
         describe(load_preset("demo", [f"dataset.{name}=null"]))
 

@@ -34,7 +34,7 @@ def test_the_penalty_is_the_sum_of_sigmoid_of_logit_plus_0_7913():
 
 
 @pytest.mark.parametrize("hard", [True, False])
-def test_in_evaluation_a_gate_is_one_above_zero_and_zero_otherwise(hard: bool):
+def test_in_evaluation_a_gate_is_one_above_zero_and_zero_otherwise(hard):
     gate = make_gate([-2.0, -1e-6, 0.0, 1e-6, 5.0], hard=hard).eval()
     assert gate().tolist() == [0, 0, 0, 1, 1]
     assert gate.open_heads().tolist() == [False, False, False, True, True]
@@ -55,7 +55,7 @@ def test_hard_samples_are_the_soft_ones_rounded():
 
 
 @pytest.mark.parametrize("hard", [True, False])
-def test_the_gradient_reaches_the_logits_through_the_soft_gate(hard: bool):
+def test_the_gradient_reaches_the_logits_through_the_soft_gate(hard):
     gate = make_gate([0.1, -0.2, 0.3], hard=hard)
     draws = torch.rand(3, generator=seeded(1))
     gate(seeded(1)).sum().backward()

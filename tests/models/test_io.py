@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -40,9 +39,7 @@ def save(folder: Path, model: ClassTokenViT) -> Path:
 
 @pytest.mark.parametrize("settings", [{}, {"head": "diagonal"}, {"patch_head": True}, {"register_token": False}])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(
-    tmp_path: Path, pruned: bool, settings: dict[str, Any]
-):
+def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(tmp_path, pruned, settings):
     model = prune_heads(make_model(**settings)) if pruned else make_model(**settings)
     loaded, classes, inputs = load_classifier(save(tmp_path / "new" / "folder", model))
     assert torch.equal(loaded(IMAGES), model(IMAGES))
@@ -56,7 +53,7 @@ def test_a_saved_classifier_comes_back_with_its_values_classes_and_inputs(
     assert (classes, inputs) == (CLASSES, INPUTS)
 
 
-def test_a_model_written_before_there_were_these_parameters_loads_as_it_was(tmp_path: Path):
+def test_a_model_written_before_there_were_these_parameters_loads_as_it_was(tmp_path):
     model = make_model()
     written = json.loads((save(tmp_path, model) / "model.json").read_text())["model"]
     del written["patch_head"], written["register_token"], written["head"]
@@ -67,13 +64,13 @@ def test_a_model_written_before_there_were_these_parameters_loads_as_it_was(tmp_
     assert loaded.register_token is not None
 
 
-def test_a_loaded_gated_model_can_be_pruned_and_a_pruned_one_saved_again(tmp_path: Path):
+def test_a_loaded_gated_model_can_be_pruned_and_a_pruned_one_saved_again(tmp_path):
     loaded, _, _ = load_classifier(save(tmp_path / "gated", make_model()))
     again, _, _ = load_classifier(save(tmp_path / "pruned", prune_heads(loaded)))
     assert torch.allclose(again(IMAGES), loaded(IMAGES), atol=1e-5)
 
 
-def test_the_pretrained_file_is_not_needed_to_load(tmp_path: Path):
+def test_the_pretrained_file_is_not_needed_to_load(tmp_path):
     model = make_model()
     model.config = model.config.model_copy(update={"pretrained": "gone.safetensors"})
     assert json.loads((save(tmp_path, model) / "model.json").read_text())["model"]["pretrained"] is False
@@ -88,7 +85,7 @@ DAMAGED = DAMAGES | {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damage: str):
+def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path, damage):
     save(tmp_path, make_model())
     DAMAGED[damage](tmp_path)
     with pytest.raises(ArtifactError) as error:

@@ -47,7 +47,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder, file
 
 
-def test_logits_are_those_of_torch_for_any_batch(exported: tuple[Path, Path]):
+def test_logits_are_those_of_torch_for_any_batch(exported):
     folder, file = exported
     images = np.random.default_rng(1).integers(0, 256, size=(5, 3, 32, 48), dtype=np.uint8)
     network, _, inputs = load_segmenter(folder)
@@ -59,7 +59,7 @@ def test_logits_are_those_of_torch_for_any_batch(exported: tuple[Path, Path]):
         np.testing.assert_allclose(found, expected[:batch], atol=1e-4)
 
 
-def test_the_file_says_what_goes_in_and_what_comes_out(exported: tuple[Path, Path]):
+def test_the_file_says_what_goes_in_and_what_comes_out(exported):
     session = onnxruntime.InferenceSession(exported[1], providers=["CPUExecutionProvider"])
     [given], [made] = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["batch", 3, 32, 48])
@@ -74,12 +74,12 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported: tuple[Path, Pat
     }
 
 
-def test_images_that_are_not_standardised_are_only_scaled(tmp_path: Path):
+def test_images_that_are_not_standardised_are_only_scaled(tmp_path):
     inputs = InputSpec((32, 32), 4, 1e-4, values="numbers")
     assert export_onnx(saved(tmp_path / "model", inputs=inputs), tmp_path / "model.onnx") <= TOLERANCE
 
 
-def test_images_are_compared_within_the_range_of_the_training_images(tmp_path: Path):
+def test_images_are_compared_within_the_range_of_the_training_images(tmp_path):
     inputs = InputSpec((32, 32), 2, 1.0, (3000.0, 50.0), (800.0, 7.0), values="numbers")
     folder, file = saved(tmp_path / "model", inputs=inputs), tmp_path / "model.onnx"
     export_onnx(folder, file)
@@ -95,7 +95,7 @@ def test_images_are_compared_within_the_range_of_the_training_images(tmp_path: P
         assert np.abs(standardised).max(axis=(0, 2, 3)).min() > 0.99
 
 
-def test_a_file_that_computes_something_else_is_found_out(exported: tuple[Path, Path], tmp_path: Path):
+def test_a_file_that_computes_something_else_is_found_out(exported, tmp_path):
     file = tmp_path / "model.onnx"
     shutil.copyfile(exported[1], file)
     other, _, _ = load_segmenter(saved(tmp_path / "other", seed=1))
@@ -106,7 +106,7 @@ def test_a_file_that_computes_something_else_is_found_out(exported: tuple[Path, 
         check_onnx(file, StoredValues(other, INPUTS).eval(), INPUTS)
 
 
-def test_an_export_that_is_wrong_is_not_kept_and_replaces_nothing(tmp_path: Path):
+def test_an_export_that_is_wrong_is_not_kept_and_replaces_nothing(tmp_path):
     folder, file = tmp_path / "model", tmp_path / "out" / "model.onnx"
     model = build_segmenter(SPECS["unet"], INPUTS, num_classes=3)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_an_export_that_is_wrong_is_not_kept_and_replaces_nothing(tmp_path: Path
     assert [path.read_text() for path in file.parent.iterdir()] == ["an older one"]
 
 
-def test_a_folder_is_never_replaced(tmp_path: Path):
+def test_a_folder_is_never_replaced(tmp_path):
     folder = saved(tmp_path / "model")
     with pytest.raises(ArtifactError, match="is a folder; name a file, such as"):
         export_onnx(folder, folder)
@@ -127,7 +127,7 @@ def test_a_folder_is_never_replaced(tmp_path: Path):
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
-def test_a_missing_package_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str):
+def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # what "not installed" looks like to an import
     with pytest.raises(ModuleNotFoundError) as raised:
         export_onnx(tmp_path / "nowhere", tmp_path / "model.onnx")

@@ -21,13 +21,13 @@ def pooled_by_loops(scores: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("patches", [1, 6, 144])
-def test_pooling_is_the_mean_weighted_by_rank(patches: int):
+def test_pooling_is_the_mean_weighted_by_rank(patches):
     scores = torch.randn(2, patches, 3)
     assert torch.allclose(pool_by_rank(scores), pooled_by_loops(scores), atol=1e-5)
 
 
 @pytest.mark.parametrize("times", [2, 4, 9])
-def test_a_finer_grid_that_says_the_same_pools_to_the_same(times: int):
+def test_a_finer_grid_that_says_the_same_pools_to_the_same(times):
     scores = torch.randn(2, 12, 3)
     assert torch.allclose(pool_by_rank(scores.repeat(1, times, 1)), pool_by_rank(scores), atol=1e-6)
 

@@ -56,7 +56,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_pruned_model_gives_the_gated_ones_logits_and_maps(kind: str):
+def test_the_pruned_model_gives_the_gated_ones_logits_and_maps(kind):
     gated, images = MODELS[kind](), torch.randn(3, 2, 32, 48)
     pruned = prune_heads(gated)
     assert compare_models(gated, pruned, images) < 1e-4

@@ -52,9 +52,7 @@ def build(
         ("linknet", {}, 3),
     ],
 )
-def test_architectures_are_built_by_name_for_any_channels_and_a_size_that_is_no_square(
-    arch: str, options: dict[str, Any], channels: int
-):
+def test_architectures_are_built_by_name_for_any_channels_and_a_size_that_is_no_square(arch, options, channels):
     model = build(arch, size=(64, 96), channels=channels, **options)
     assert model(torch.zeros(2, channels, 64, 96)).shape == (2, 3, 64, 96)
     assert model.training
@@ -76,7 +74,7 @@ def test_architectures_are_built_by_name_for_any_channels_and_a_size_that_is_no_
         ),
     ],
 )
-def test_what_cannot_be_built_is_told_with_what_can(arguments: dict[str, Any], message: str):
+def test_what_cannot_be_built_is_told_with_what_can(arguments, message):
     with pytest.raises(ModelError, match=message):
         build(**arguments)
 
@@ -96,7 +94,7 @@ def test_trying_the_size_leaves_the_statistics_alone():
     assert all(int(value) == 0 for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
 
 
-def test_a_local_file_starts_an_encoder_of_timm(tmp_path: Path):
+def test_a_local_file_starts_an_encoder_of_timm(tmp_path):
     torch.manual_seed(5)
     weights = timm.create_model("test_resnet").state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
@@ -114,7 +112,7 @@ def save(folder: Path) -> nn.Module:
     return model
 
 
-def test_a_saved_segmenter_comes_back_with_its_values_classes_and_inputs(tmp_path: Path):
+def test_a_saved_segmenter_comes_back_with_its_values_classes_and_inputs(tmp_path):
     model = save(tmp_path / "new" / "folder")
     loaded, classes, found = load_segmenter(tmp_path / "new" / "folder")
     images = torch.randn(2, 3, 32, 48)
@@ -131,7 +129,7 @@ DAMAGED = DAMAGES | {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damage: str):
+def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path, damage):
     save(tmp_path)
     DAMAGED[damage](tmp_path)
     with pytest.raises(ArtifactError) as error:
@@ -139,7 +137,7 @@ def test_damage_is_an_artifact_error_that_names_the_folder(tmp_path: Path, damag
     assert str(tmp_path) in str(error.value)
 
 
-def test_an_older_segmenter_has_learned_from_pseudomasks(tmp_path: Path):
+def test_an_older_segmenter_has_learned_from_pseudomasks(tmp_path):
     save(tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
     del description["supervision"]
@@ -154,7 +152,7 @@ def test_an_older_segmenter_has_learned_from_pseudomasks(tmp_path: Path):
         (lambda folder: edit(folder, supervision="guesses"), "learned from 'guesses'"),
     ],
 )
-def test_a_supervision_that_cannot_be_read_is_an_artifact_error(tmp_path: Path, damage: Any, message: str):
+def test_a_supervision_that_cannot_be_read_is_an_artifact_error(tmp_path, damage, message):
     save(tmp_path)
     damage(tmp_path)
     with pytest.raises(ArtifactError, match=message):
@@ -179,9 +177,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
         ("dpt", "tu-vit_tiny_patch16_224", {}),
     ],
 )
-def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(
-    arch: str, encoder: str, options: dict[str, Any]
-):
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(arch, encoder, options):
     model = build(arch, encoder, size=(64, 64), **options)
     kept: list[int] = []
 

@@ -9,7 +9,7 @@ from ctm.models.token_masking import mask_absent_tokens
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.9])
-def test_exactly_the_absent_tokens_drawn_below_the_ratio_become_zero(ratio: float):
+def test_exactly_the_absent_tokens_drawn_below_the_ratio_become_zero(ratio):
     tokens = torch.randn(40, 3, 5) + 10
     present = torch.rand(40, 3) < 0.4
     masked = mask_absent_tokens(tokens, present, ratio=ratio, generator=torch.Generator().manual_seed(7))
@@ -38,6 +38,6 @@ def test_a_masked_token_is_zero_even_if_it_was_not_finite_and_gets_no_gradient()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, float("nan")])
-def test_ratios_outside_zero_to_one_are_refused(ratio: float):
+def test_ratios_outside_zero_to_one_are_refused(ratio):
     with pytest.raises(ValueError, match="at least 0 and below 1"):
         mask_absent_tokens(torch.zeros(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool), ratio=ratio)

@@ -40,14 +40,14 @@ def build(
 
 
 @pytest.mark.parametrize("channels", [1, 3, 15])
-def test_any_number_of_channels_and_a_size_that_is_no_square(channels: int):
+def test_any_number_of_channels_and_a_size_that_is_no_square(channels):
     model = build(channels=channels)
     assert model(torch.zeros(2, channels, 32, 48)).shape == (2, 3, 32, 48)
     assert model.training
 
 
 @pytest.mark.parametrize("encoder", ["test_vit", "test_vit2", "test_vit3", "vit_tiny_patch16_224"])
-def test_every_plain_transformer_of_timm_will_do(encoder: str):
+def test_every_plain_transformer_of_timm_will_do(encoder):
     spec = SegmenterSpec("vit", encoder, {})
     model = build_segmenter(spec, inputs((32, 64)), num_classes=3).eval()
     assert model(torch.zeros(1, 3, 32, 64)).shape == (1, 3, 32, 64)
@@ -99,7 +99,7 @@ def test_the_head_can_see_the_last_blocks_side_by_side():
         ),
     ],
 )
-def test_what_cannot_be_built_is_told_with_what_can(arguments: dict[str, Any], message: str):
+def test_what_cannot_be_built_is_told_with_what_can(arguments, message):
     with pytest.raises(ModelError, match=message):
         build(**arguments)
 
@@ -117,7 +117,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights.safetensors"
 
 
-def test_a_local_file_starts_the_encoder_at_any_size(weights: Path):
+def test_a_local_file_starts_the_encoder_at_any_size(weights):
     model = build(pretrained=str(weights), size=(48, 64))
     wanted = load_file(weights)
     own = {name.removeprefix("encoder."): value for name, value in model.state_dict().items()}
@@ -127,7 +127,7 @@ def test_a_local_file_starts_the_encoder_at_any_size(weights: Path):
     assert own["pos_embed"].shape[1] - wanted["pos_embed"].shape[1] == 6 * 8 - 4 * 4
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path):
+def test_weights_of_another_model_are_refused(tmp_path):
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=r"train_segmenter\.pretrained: .* belongs to another model"):
         build(pretrained=str(tmp_path / "other.safetensors"))
@@ -138,7 +138,7 @@ VIT = SegmenterSpec("vit", "test_vit", {**TINY, "drop_path_rate": 0.9})
 
 
 @pytest.mark.parametrize("spec", [UNET, VIT], ids=["batch normalisation", "drop path"])
-def test_a_frozen_encoder_is_as_in_evaluation_and_the_head_learns(spec: SegmenterSpec):
+def test_a_frozen_encoder_is_as_in_evaluation_and_the_head_learns(spec):
     model = build_segmenter(spec, inputs(), num_classes=3)
     freeze_encoder(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -18,7 +16,7 @@ def vit() -> torch.nn.Module:
     return timm.create_model("test_vit", num_classes=0)
 
 
-def test_a_models_own_weights_pass_with_and_without_a_head(vit: torch.nn.Module, tmp_path: Path):
+def test_a_models_own_weights_pass_with_and_without_a_head(vit, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(vit.state_dict() | {"head.weight": torch.zeros(2, 2)}, path)
     check_weights(str(path), vit, parameter="model.pretrained")
@@ -35,9 +33,7 @@ def test_a_models_own_weights_pass_with_and_without_a_head(vit: torch.nn.Module,
     ],
     ids=["of another model", "damaged"],
 )
-def test_other_files_are_refused_with_what_they_hold(
-    vit: torch.nn.Module, tmp_path: Path, content: bytes, message: str
-):
+def test_other_files_are_refused_with_what_they_hold(vit, tmp_path, content, message):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=message):

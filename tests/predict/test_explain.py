@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def explained(model: ClassTokenViT, out: Path, place: Path, *, batch_size: int =
     return explain_images(found, model, out, classes=CLASSES, inputs=INPUTS, device=CPU, batch_size=batch_size)
 
 
-def test_every_probability_is_told_and_every_predicted_class_is_shown(tmp_path: Path, model: ClassTokenViT):
+def test_every_probability_is_told_and_every_predicted_class_is_shown(tmp_path, model):
     folder = photographs(tmp_path / "images")
     assert explained(model, tmp_path / "out", folder) == 6
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
@@ -72,7 +71,7 @@ def test_every_probability_is_told_and_every_predicted_class_is_shown(tmp_path: 
         )
 
 
-def test_the_picture_is_the_report_s_of_the_default_map_at_the_image_s_size(tmp_path: Path, model: ClassTokenViT):
+def test_the_picture_is_the_report_s_of_the_default_map_at_the_image_s_size(tmp_path, model):
     folder = photographs(tmp_path / "images")
     explained(model, tmp_path / "out", folder)
     pixels = np.array(Image.open(folder / "two.png")).transpose(2, 0, 1)
@@ -84,7 +83,7 @@ def test_the_picture_is_the_report_s_of_the_default_map_at_the_image_s_size(tmp_
     assert np.percentile(difference, 99) <= 1  # sums of another batch are rounded otherwise
 
 
-def test_pixels_without_value_explain_nothing(tmp_path: Path, model: ClassTokenViT, raster: Callable[..., Path]):
+def test_pixels_without_value_explain_nothing(tmp_path, model, raster):
     pixels = np.maximum(smooth(3, (32, 32)), 1)
     pixels[:, :16] = 0
     explained(model, tmp_path / "out", raster("scene.tif", pixels, nodata=0))
@@ -93,7 +92,7 @@ def test_pixels_without_value_explain_nothing(tmp_path: Path, model: ClassTokenV
     assert picture[16:].max() > 150  # what speaks for the class is brightest among what is seen
 
 
-def test_an_image_without_a_predicted_class_has_rows_and_no_picture(tmp_path: Path, model: ClassTokenViT):
+def test_an_image_without_a_predicted_class_has_rows_and_no_picture(tmp_path, model):
     with torch.no_grad():
         model.head.bias.fill_(-5)
     assert explained(model, tmp_path / "out", photographs(tmp_path / "images")) == 0
@@ -101,7 +100,7 @@ def test_an_image_without_a_predicted_class_has_rows_and_no_picture(tmp_path: Pa
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 10
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_explained(tmp_path: Path, model: ClassTokenViT):
+def test_what_cannot_be_read_is_named_and_the_rest_explained(tmp_path, model):
     folder = photographs(tmp_path / "images")
     data = (folder / "two.png").read_bytes()
     (folder / "two.png").write_bytes(data[: len(data) // 2])
@@ -110,7 +109,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_explained(tmp_path: Path, mod
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one", "predictions.csv", "three"]
 
 
-def test_a_folder_with_files_is_left_alone(tmp_path: Path, model: ClassTokenViT):
+def test_a_folder_with_files_is_left_alone(tmp_path, model):
     folder = photographs(tmp_path / "images")
     with pytest.raises(ArtifactError, match="is no empty folder"):
         explained(model, folder, folder)

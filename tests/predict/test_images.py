@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def refused(places: list[Path], inputs: InputSpec = PHOTOGRAPHS) -> str:
     return str(raised.value)
 
 
-def test_folders_give_the_images_directly_inside_and_each_counts_once(tmp_path: Path, raster: Callable[..., Path]):
+def test_folders_give_the_images_directly_inside_and_each_counts_once(tmp_path, raster):
     first = photograph(tmp_path / "images" / "b.JPG")
     raster("images/a.tif")
     photograph(tmp_path / "images" / ".hidden.png")
@@ -47,7 +46,7 @@ def test_folders_give_the_images_directly_inside_and_each_counts_once(tmp_path: 
     assert [(image.path.name, image.kind) for image in found] == [("b.JPG", "photograph"), ("a.tif", "raster")]
 
 
-def test_two_images_of_one_name_are_refused(tmp_path: Path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     one, other = photograph(tmp_path / "x" / "a.png"), photograph(tmp_path / "y" / "a.jpg")
     assert (
         refused([one, other])
@@ -55,16 +54,14 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path):
     )
 
 
-def test_images_whose_masks_differ_in_suffix_get_on_but_their_explanations_do_not(
-    tmp_path: Path, raster: Callable[..., Path]
-):
+def test_images_whose_masks_differ_in_suffix_get_on_but_their_explanations_do_not(tmp_path, raster):
     scene, values = raster("x.tif"), array(tmp_path / "x.npy", smooth(3, (20, 20)))
     assert len(find_images([scene, values], PHOTOGRAPHS)) == 2
     with pytest.raises(DataError, match="would get one name, x; rename one"):
         find_images([scene, values], PHOTOGRAPHS, explained=True)
 
 
-def test_two_links_to_one_file_are_two_images(tmp_path: Path):
+def test_two_links_to_one_file_are_two_images(tmp_path):
     stored = photograph(tmp_path / "cache" / "0a1b.png")
     (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png"):
@@ -73,7 +70,7 @@ def test_two_links_to_one_file_are_two_images(tmp_path: Path):
     assert [image.name for image in found] == ["a", "b"]
 
 
-def test_what_the_model_takes_is_said_once(tmp_path: Path, raster: Callable[..., Path]):
+def test_what_the_model_takes_is_said_once(tmp_path, raster):
     places = [photograph(tmp_path / f"{number}.png") for number in range(3)]
     message = refused([*places, raster("few.tif", smooth(2, (20, 20)).astype(np.uint16))], NUMBERS)
     assert message.splitlines() == [
@@ -83,7 +80,7 @@ def test_what_the_model_takes_is_said_once(tmp_path: Path, raster: Callable[...,
     ]
 
 
-def test_empty_and_too_large_images_are_refused_by_their_headers(tmp_path: Path, raster: Callable[..., Path]):
+def test_empty_and_too_large_images_are_refused_by_their_headers(tmp_path, raster):
     empty = array(tmp_path / "empty.npy", np.zeros((4, 0, 9), dtype=np.float32))
     assert "empty.npy: the image has no pixels: 4 bands of 9x0" in refused([empty], NUMBERS)
     with (tmp_path / "large.npy").open("wb") as file:
@@ -105,15 +102,13 @@ def test_empty_and_too_large_images_are_refused_by_their_headers(tmp_path: Path,
 
 
 @pytest.mark.parametrize("bits", [2, 4, 7])
-def test_greys_of_fewer_than_8_bits_are_refused(raster: Callable[..., Path], bits: int):
+def test_greys_of_fewer_than_8_bits_are_refused(raster, bits):
     scene = raster(values=smooth(1, (20, 20)) >> (8 - bits), nbits=bits)
     assert f"holds greys of {bits} bit" in refused([scene])
     assert find_images([raster("indices.tif", smooth(1, (20, 20)) >> 4, nbits=4, photometric="palette")], PHOTOGRAPHS)
 
 
-def test_what_is_not_heeded_is_warned_of_once(
-    tmp_path: Path, raster: Callable[..., Path], caplog: pytest.LogCaptureFixture
-):
+def test_what_is_not_heeded_is_warned_of_once(tmp_path, raster, caplog):
     rasterio = pytest.importorskip("rasterio")
     exif = Image.Exif()
     for name, orientation in (("a.jpg", 6), ("b.png", 3), ("c.jpg", 1)):
@@ -131,7 +126,7 @@ def test_what_is_not_heeded_is_warned_of_once(
     assert caplog.messages[1].endswith(": 1 of 5 images")
 
 
-def test_every_file_that_cannot_be_used_is_named(tmp_path: Path):
+def test_every_file_that_cannot_be_used_is_named(tmp_path):
     good = photograph(tmp_path / "good.png")
     (tmp_path / "text_jpg.jpg").write_text("no picture")
     (tmp_path / "text_tif.tif").write_text("no raster")
@@ -144,7 +139,7 @@ def test_every_file_that_cannot_be_used_is_named(tmp_path: Path):
     assert "colour mode 'I;16'" in message
 
 
-def test_places_without_an_image_are_refused(tmp_path: Path):
+def test_places_without_an_image_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     assert "does not exist" in refused([tmp_path / "none.png"])
@@ -152,7 +147,7 @@ def test_places_without_an_image_are_refused(tmp_path: Path):
     assert "is no image by its suffix" in refused([tmp_path / "notes.txt"])
 
 
-def test_wrong_channels_and_types_are_refused(tmp_path: Path, raster: Callable[..., Path]):
+def test_wrong_channels_and_types_are_refused(tmp_path, raster):
     colours = photograph(tmp_path / "photo.png")
     assert "is a photograph, but the model takes 4 channels of more than 8 bits" in refused([colours], NUMBERS)
     two = raster("two.tif", smooth(2, (20, 20)))
@@ -169,7 +164,7 @@ def test_wrong_channels_and_types_are_refused(tmp_path: Path, raster: Callable[.
     assert "inverted greys" in refused([inverted])
 
 
-def test_bands_of_dfc2020_must_be_able_to_hold_decibels(raster: Callable[..., Path]):
+def test_bands_of_dfc2020_must_be_able_to_hold_decibels(raster):
     bands = smooth(15, (20, 20)).astype(np.float32)
     assert find_images([raster("good.tif", bands)], DFC2020)
     stored = raster("stored.tif", bands.astype(np.uint16))
@@ -178,7 +173,7 @@ def test_bands_of_dfc2020_must_be_able_to_hold_decibels(raster: Callable[..., Pa
     assert "13 of Sentinel-2" in message
 
 
-def test_a_model_of_an_older_ctm_is_taken_for_8_bits_by_its_scale_alone(tmp_path: Path):
+def test_a_model_of_an_older_ctm_is_taken_for_8_bits_by_its_scale_alone(tmp_path):
     assert find_images([photograph(tmp_path / "a.png")], replace(PHOTOGRAPHS, values=None))
     with pytest.raises(ArtifactError, match="does not say what the pixel values"):
         find_images([tmp_path / "a.png"], replace(DFC2020, values=None))

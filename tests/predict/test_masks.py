@@ -76,9 +76,7 @@ def evaluated(model: Path, shards: ShardFolder, split: str) -> dict[str, np.ndar
 
 
 @pytest.mark.parametrize("images", ["photographs", "arrays"])
-def test_photographs_and_arrays_get_the_masks_that_evaluate_computes(
-    tmp_path: Path, segmenter: Callable[..., Path], images: Any
-):
+def test_photographs_and_arrays_get_the_masks_that_evaluate_computes(tmp_path, segmenter, images):
     write_folder(tmp_path / "raw", images=images)
     packed(DatasetConfig(format="folder", root="raw"), tmp_path / "raw", tmp_path / "shards")
     shards = ShardFolder.open(tmp_path / "shards")
@@ -104,9 +102,7 @@ def stacked(pipeline: TinyPipeline, key: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["npy", "tif"])
-def test_raw_bands_of_dfc2020_become_what_its_reader_stores(
-    tmp_path: Path, pipeline: TinyPipeline, raster: Callable[..., Path], kind: str
-):
+def test_raw_bands_of_dfc2020_become_what_its_reader_stores(tmp_path, pipeline, raster, kind):
     model = pipeline.path("train_segmenter", "segmenter")
     expected = evaluated(model, ShardFolder.open(pipeline.path("preprocess", "shards")), "val")
     for key in expected:
@@ -123,9 +119,7 @@ def test_raw_bands_of_dfc2020_become_what_its_reader_stores(
         np.testing.assert_array_equal(found[f"{key}.{suffix}"], mask)
 
 
-def test_geotiffs_keep_place_and_grid_and_have_palette_and_names(
-    tmp_path: Path, masks: Masks, raster: Callable[..., Path]
-):
+def test_geotiffs_keep_place_and_grid_and_have_palette_and_names(tmp_path, masks, raster):
     rasterio = pytest.importorskip("rasterio")
     scene = raster(size=(70, 301))
     mask = masks(scene)["scene.tif"]
@@ -139,9 +133,7 @@ def test_geotiffs_keep_place_and_grid_and_have_palette_and_names(
     assert len(np.unique(mask)) > 1
 
 
-def test_a_raster_that_lies_nowhere_is_predicted_without_a_warning(
-    tmp_path: Path, segmenter: Callable[..., Path], raster: Callable[..., Path]
-):
+def test_a_raster_that_lies_nowhere_is_predicted_without_a_warning(tmp_path, segmenter, raster):
     rasterio = pytest.importorskip("rasterio")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -153,7 +145,7 @@ def test_a_raster_that_lies_nowhere_is_predicted_without_a_warning(
         assert file.crs is None
 
 
-def test_nodata_in_all_bands_and_masked_pixels_get_255(masks: Masks, raster: Callable[..., Path]):
+def test_nodata_in_all_bands_and_masked_pixels_get_255(masks, raster):
     pixels = np.maximum(smooth(3, (40, 50)), 1)
     pixels[:, 10:20, 5:15] = 0
     pixels[0, 30, 30] = 0  # two bands have a value
@@ -166,7 +158,7 @@ def test_nodata_in_all_bands_and_masked_pixels_get_255(masks: Masks, raster: Cal
     np.testing.assert_array_equal(out["alpha.tif"] == 255, empty)
 
 
-def test_transparency_counts_beside_nodata(masks: Masks, raster: Callable[..., Path]):
+def test_transparency_counts_beside_nodata(masks, raster):
     colours = np.maximum(smooth(3, (40, 50)), 1)
     colours[:, 20:30, 5:15] = 0
     alpha = np.full((1, 40, 50), 255, dtype=np.uint8)
@@ -181,9 +173,7 @@ FOUR = InputSpec((32, 32), 4, 1 / 255, values="bytes", stored_size=(24, 30))
 
 
 @pytest.mark.parametrize(("alpha", "inputs"), [("YES", FOUR), ("UNSPECIFIED", PHOTOGRAPHS)], ids=["seen", "unknown"])
-def test_a_fourth_band_that_the_model_sees_or_of_unknown_meaning_is_no_transparency(
-    masks: Masks, raster: Callable[..., Path], alpha: str, inputs: InputSpec
-):
+def test_a_fourth_band_that_the_model_sees_or_of_unknown_meaning_is_no_transparency(masks, raster, alpha, inputs):
     bands = np.maximum(smooth(4, (40, 50)), 1)
     bands[3, :10] = 0
     out = masks(raster("scene.tif", bands, photometric="RGB", alpha=alpha), inputs=inputs)
@@ -191,7 +181,7 @@ def test_a_fourth_band_that_the_model_sees_or_of_unknown_meaning_is_no_transpare
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_masks_of_the_file_and_beside_it_count(masks: Masks, raster: Callable[..., Path], inside: bool):
+def test_masks_of_the_file_and_beside_it_count(masks, raster, inside):
     rasterio = pytest.importorskip("rasterio")
     scene, visible = raster(size=(40, 50)), np.full((40, 50), 255, dtype=np.uint8)
     visible[5:10, 20:] = 0
@@ -203,7 +193,7 @@ def test_masks_of_the_file_and_beside_it_count(masks: Masks, raster: Callable[..
 
 
 @pytest.mark.parametrize("tile", [None, 16])
-def test_pixels_of_arrays_that_are_nan_in_all_bands_get_255(tmp_path: Path, masks: Masks, tile: int | None):
+def test_pixels_of_arrays_that_are_nan_in_all_bands_get_255(tmp_path, masks, tile):
     values = smooth(3, (40, 50)).astype(np.float32) / 255
     values[:, :20, 10:30] = np.nan
     values[0, 35] = np.nan  # two bands have a value
@@ -213,7 +203,7 @@ def test_pixels_of_arrays_that_are_nan_in_all_bands_get_255(tmp_path: Path, mask
     np.testing.assert_array_equal(out["scene.png"] == 255, np.isnan(values).all(axis=0))
 
 
-def test_a_band_without_value_is_0_for_the_model_as_in_training(masks: Masks, raster: Callable[..., Path]):
+def test_a_band_without_value_is_0_for_the_model_as_in_training(masks, raster):
     inputs = InputSpec((32, 32), 3, 1.0, values="numbers", stored_size=(32, 32))
     values = smooth(3, (32, 32)).astype(np.float32) / 255
     zeros = values.copy()
@@ -224,9 +214,7 @@ def test_a_band_without_value_is_0_for_the_model_as_in_training(masks: Masks, ra
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "colours and alpha"])
-def test_geotiffs_of_8_bits_are_seen_as_the_photographs_that_they_are(
-    masks: Masks, raster: Callable[..., Path], kind: str
-):
+def test_geotiffs_of_8_bits_are_seen_as_the_photographs_that_they_are(masks, raster, kind):
     rasterio = pytest.importorskip("rasterio")
     colours = smooth(3, (24, 30))
     if kind == "grey":
@@ -244,7 +232,7 @@ def test_geotiffs_of_8_bits_are_seen_as_the_photographs_that_they_are(
     np.testing.assert_array_equal(out["scene.tif"], out["plain.tif"])
 
 
-def test_tile_makes_tiles_of_photographs_as_of_rasters(tmp_path: Path, masks: Masks, raster: Callable[..., Path]):
+def test_tile_makes_tiles_of_photographs_as_of_rasters(tmp_path, masks, raster):
     pixels = smooth(3, (60, 75))
     scene = raster("scene.tif", pixels)
     Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "photo.png")
@@ -254,9 +242,7 @@ def test_tile_makes_tiles_of_photographs_as_of_rasters(tmp_path: Path, masks: Ma
     assert (whole["photo.png"] != out["photo.png"]).any()
 
 
-def test_what_cannot_be_read_to_its_end_is_named_and_the_rest_is_written(
-    tmp_path: Path, masks: Masks, raster: Callable[..., Path]
-):
+def test_what_cannot_be_read_to_its_end_is_named_and_the_rest_is_written(tmp_path, masks, raster):
     scene = raster("scenes/good.tif")
     (tmp_path / "scenes" / "cut.tif").write_bytes(scene.read_bytes()[:-4000])
     Image.fromarray(smooth(3, (40, 40)).transpose(1, 2, 0)).save(tmp_path / "scenes" / "photo.png")
@@ -272,9 +258,7 @@ def test_what_cannot_be_read_to_its_end_is_named_and_the_rest_is_written(
 
 
 @pytest.mark.parametrize("room", ["12k", "20k", "28k"])
-def test_a_mask_that_does_not_fit_is_an_error_and_no_file(
-    raster: Callable[..., Path], small_disk: Callable[[str], Path], room: str
-):
+def test_a_mask_that_does_not_fit_is_an_error_and_no_file(raster, small_disk, room):
     out = small_disk(room) / "out"
     noise = np.random.default_rng(0).integers(0, 256, size=(3, 500, 500), dtype=np.uint8)
     network = Network(torch.nn.Identity(), CLASSES, PHOTOGRAPHS, CPU, 8)  # the class is the brightest band
@@ -299,9 +283,7 @@ def run_again(model: Path, out: Path, places: list[Path], **more: Any) -> int:
     return predict_masks(find_images(places, network.inputs), network, out, **more)
 
 
-def test_a_folder_that_was_begun_is_continued(
-    tmp_path: Path, segmenter: Callable[..., Path], caplog: pytest.LogCaptureFixture
-):
+def test_a_folder_that_was_begun_is_continued(tmp_path, segmenter, caplog):
     model, out, places = begun(tmp_path, segmenter)
     (out / ".c.png.partial").touch()  # left by a run that was killed
     before = (out / "a.png").stat()
@@ -314,7 +296,7 @@ def test_a_folder_that_was_begun_is_continued(
     assert run_again(model, out, places) == 0
 
 
-def test_a_mask_that_is_older_than_its_image_is_made_again(tmp_path: Path, segmenter: Callable[..., Path]):
+def test_a_mask_that_is_older_than_its_image_is_made_again(tmp_path, segmenter):
     model, out, places = begun(tmp_path, segmenter)
     old = read(out / "a.png")
     shutil.copyfile(places[2], places[0])
@@ -324,7 +306,7 @@ def test_a_mask_that_is_older_than_its_image_is_made_again(tmp_path: Path, segme
     assert (read(out / "a.png") != old).any()
 
 
-def test_masks_that_were_made_otherwise_are_not_continued(tmp_path: Path, segmenter: Callable[..., Path]):
+def test_masks_that_were_made_otherwise_are_not_continued(tmp_path, segmenter):
     model, out, places = begun(tmp_path, segmenter)
     with pytest.raises(ArtifactError, match="holds masks made with another --tile; name a new folder"):
         run_again(model, out, places, tile=20)
@@ -339,7 +321,7 @@ def test_masks_that_were_made_otherwise_are_not_continued(tmp_path: Path, segmen
     assert sorted(path.name for path in out.iterdir()) == [RECORD, "a.png", "b.png"]
 
 
-def test_a_folder_with_files_is_left_alone(tmp_path: Path, masks: Masks, raster: Callable[..., Path]):
+def test_a_folder_with_files_is_left_alone(tmp_path, masks, raster):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(ArtifactError, match="is no empty folder"):
@@ -347,7 +329,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path, masks: Masks, raster:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_scaling_by_maximum_takes_that_of_the_tile(raster: Callable[..., Path], tmp_path: Path):
+def test_scaling_by_maximum_takes_that_of_the_tile(raster, tmp_path):
     from ctm.predict.sources import open_raster_source
 
     inputs = InputSpec((16, 16), 15, 1e-4, values="dfc2020_image_max", stored_size=(16, 16))
@@ -381,9 +363,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
-def test_memory_does_not_grow_with_the_height_of_a_raster(
-    tmp_path: Path, raster: Callable[..., Path], repository: Path
-):
+def test_memory_does_not_grow_with_the_height_of_a_raster(tmp_path, raster, repository):
     peaks = []
     for times in (1, 8):
         rows = np.random.default_rng(0).integers(0, 256, size=(3, 1000 * times, 1500), dtype=np.uint8)
@@ -395,7 +375,7 @@ def test_memory_does_not_grow_with_the_height_of_a_raster(
     assert peaks[1] - peaks[0] < 8
 
 
-def test_the_network_is_in_evaluation_mode(segmenter: Callable[..., Path]):
+def test_the_network_is_in_evaluation_mode(segmenter):
     network = load_network(segmenter(), device=CPU, batch_size=1)
     assert isinstance(network, Network)
     assert not network.model.training

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("tile", [1, 3, 16, 37, 64, 100])
 @pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 70, 111, 112, 113, 300, 1001])
-def test_the_weights_of_every_pixel_sum_to_one(length: int, tile: int):
+def test_the_weights_of_every_pixel_sum_to_one(length, tile):
     starts = tile_starts(length, tile)
     weights = tile_weights(starts, tile)
     total, covered = np.zeros(max(length, tile)), np.zeros(max(length, tile))
@@ -80,7 +80,7 @@ def whole(image: np.ndarray, model: nn.Module) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(176, 128), (64, 64), (70, 200), (201, 133), (64, 65)])
-def test_tiled_is_whole_where_the_network_sees_less_than_the_ignored_border(size: tuple[int, int]):
+def test_tiled_is_whole_where_the_network_sees_less_than_the_ignored_border(size):
     image, model = smooth(3, size), made(shallow)
     found = tiled(image, network(model, (64, 64)), (64, 64))
     assert len(np.unique(found)) == 3
@@ -138,7 +138,7 @@ def test_a_tile_is_resized_to_the_input_and_back():
 
 
 @pytest.mark.parametrize("size", [(10, 100), (100, 10), (1, 1), (63, 64)])
-def test_an_image_smaller_than_a_tile_keeps_its_resolution(size: tuple[int, int]):
+def test_an_image_smaller_than_a_tile_keeps_its_resolution(size):
     image, model = smooth(3, size), made(shallow)
     found = tiled(image, network(model, (64, 64)), (64, 64))
     assert found.shape == size

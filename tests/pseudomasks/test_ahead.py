@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_items_whoever_is_first_done():
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 7])
-def test_no_more_items_are_drawn_than_may_be_ahead(ahead: int):
+def test_no_more_items_are_drawn_than_may_be_ahead(ahead):
     drawn = []
 
     def items() -> Iterator[int]:
@@ -68,7 +68,7 @@ def broken_source() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("ahead", [0, 2, 9])
-def test_errors_of_the_work_and_of_the_items_come_out_and_leave_no_thread(ahead: int):
+def test_errors_of_the_work_and_of_the_items_come_out_and_leave_no_thread(ahead):
     with pytest.raises(ValueError, match="three is damaged"):
         list(mapped(fail_at_three, range(9), threads=2, ahead=ahead))
     with pytest.raises(OSError, match="disk is gone"):

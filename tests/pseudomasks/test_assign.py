@@ -53,7 +53,7 @@ def test_paper_equal_probabilities_are_painted_in_token_order():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.1, 1 / 3, 1e6])
-def test_paper_a_constant_map_is_all_foreground_at_any_value_and_size(value: float):
+def test_paper_a_constant_map_is_all_foreground_at_any_value_and_size(value):
     mask = np.array(paper(torch.full((1, 3, 5), value), [0.5], size=(37, 61)))
     assert (mask == 0).all()
 
@@ -96,7 +96,7 @@ def test_paper_fills_are_background_or_ignore():
 
 
 @pytest.mark.parametrize("fill", ["nearest", "background", "ignore"])
-def test_without_a_candidate_the_whole_mask_is_255_and_nothing_is_sure(fill: Fill):
+def test_without_a_candidate_the_whole_mask_is_255_and_nothing_is_sure(fill):
     nothing = torch.rand(0, 2, 2), torch.rand(0), (5, 7), fill
     for mask in (assign_paper(*nothing), assign_argmax(*nothing)[0]):
         assert mask.shape == (5, 7)

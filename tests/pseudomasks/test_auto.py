@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ def chosen(shards: ShardFolder, model: ClassTokenViT, *auto: str, **settings: An
     return choose(model, shards.split("train"), inputs, classes=shards.classes, config=config, device=device)
 
 
-def test_the_choice_has_the_best_score(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+def test_the_choice_has_the_best_score(tiny_shards, tiny_model):
     recipe, found = chosen(tiny_shards, tiny_model(), "attention+affinity", "relevance", "relevance+pamr", blocks=1)
     assert list(found) == ["attention+affinity", "relevance", "relevance+pamr"]
     assert recipe == best_recipe(found)
@@ -36,9 +35,7 @@ def test_the_choice_has_the_best_score(tiny_shards: ShardFolder, tiny_model: Cal
         assert scores["score"] == (scores["consistency"] + scores["separation"]) / 2
 
 
-def test_the_choice_is_the_same_each_time_for_any_batch_size_and_without_truth(
-    tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT], rewrite: Callable[..., ShardFolder]
-):
+def test_the_choice_is_the_same_each_time_for_any_batch_size_and_without_truth(tiny_shards, tiny_model, rewrite):
     recipes = ("attention", "relevance+paper", "relevance")
     first = chosen(tiny_shards, tiny_model(), *recipes)
     assert chosen(tiny_shards, tiny_model(), *recipes) == first
@@ -48,9 +45,7 @@ def test_the_choice_is_the_same_each_time_for_any_batch_size_and_without_truth(
         assert scores[recipe] == pytest.approx(first[1][recipe], abs=1e-5)
 
 
-def test_recipes_that_need_a_patch_head_are_left_out_with_a_word(
-    tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT], caplog: pytest.LogCaptureFixture
-):
+def test_recipes_that_need_a_patch_head_are_left_out_with_a_word(tiny_shards, tiny_model, caplog):
     with caplog.at_level(logging.INFO, logger="ctm"):
         _, scores = chosen(tiny_shards, tiny_model(), "cam", "fused+affinity", "relevance")
     assert list(scores) == ["relevance"]
@@ -60,10 +55,10 @@ def test_recipes_that_need_a_patch_head_are_left_out_with_a_word(
         chosen(tiny_shards, tiny_model(), "cam", "fused")
 
 
-def test_a_patch_head_is_used_where_there_is_one(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+def test_a_patch_head_is_used_where_there_is_one(tiny_shards, tiny_model):
     assert list(chosen(tiny_shards, tiny_model(patch_head=True), "cam", "fused")[1]) == ["cam", "fused"]
 
 
-def test_two_names_of_one_recipe_are_one(tiny_shards: ShardFolder, tiny_model: Callable[..., ClassTokenViT]):
+def test_two_names_of_one_recipe_are_one(tiny_shards, tiny_model):
     recipe, scores = chosen(tiny_shards, tiny_model(), "relevance+pamr+affinity", "relevance+argmax+affinity+pamr")
     assert list(scores) == [recipe] == ["relevance+affinity+pamr"]

@@ -30,7 +30,7 @@ def test_two_values_are_parted_in_the_middle():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_other_threshold_has_a_larger_variance_between_the_groups(seed: int):
+def test_no_other_threshold_has_a_larger_variance_between_the_groups(seed):
     values = (np.random.default_rng(seed).integers(0, 256, 300) + 0.5) / 256
 
     def between(threshold: float) -> float:
@@ -42,12 +42,12 @@ def test_no_other_threshold_has_a_larger_variance_between_the_groups(seed: int):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
-def test_a_constant_map_has_no_background(value: float):
+def test_a_constant_map_has_no_background(value):
     assert otsu_threshold(np.full((4, 5), value)) == 0
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4, 0.6])
-def test_objects_of_a_fair_share_of_the_image_are_found(share: float):
+def test_objects_of_a_fair_share_of_the_image_are_found(share):
     assert np.mean([overlap(*scene(share, seed=seed)) for seed in range(5)]) > 0.85
 
 

@@ -24,7 +24,7 @@ def read(model: ClassTokenViT, images: Tensor, candidates: Tensor, **settings: o
 
 @EVERY
 @pytest.mark.parametrize("settings", [{}, VIEWS, {"blocks": 2}, {"rows": "own"}], ids=str)
-def test_with_every_class_a_candidate_the_maps_are_those_of_all_tokens(strategy: str, settings: dict[str, object]):
+def test_with_every_class_a_candidate_the_maps_are_those_of_all_tokens(strategy, settings):
     model, images = make_model(), torch.randn(2, 3, 8, 12)
     every = torch.ones(2, CLASSES, dtype=torch.bool)
     found = read(model, images, every, strategy=strategy, **settings)
@@ -36,7 +36,7 @@ def test_with_every_class_a_candidate_the_maps_are_those_of_all_tokens(strategy:
 
 @EVERY
 @pytest.mark.parametrize("settings", [{}, VIEWS], ids=str)
-def test_an_image_does_not_depend_on_the_others_of_its_group(strategy: str, settings: dict[str, object]):
+def test_an_image_does_not_depend_on_the_others_of_its_group(strategy, settings):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     together = read(model, images, CANDIDATES, strategy=strategy, **settings)
     for b in range(3):
@@ -46,7 +46,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_group(strategy: str, sett
 
 
 @EVERY
-def test_maps_lie_at_their_classes_and_the_logits_of_others_are_not_numbers(strategy: str):
+def test_maps_lie_at_their_classes_and_the_logits_of_others_are_not_numbers(strategy):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     found = read(model, images, CANDIDATES, strategy=strategy)
     assert found.maps.shape == (3, CLASSES, 2, 3)

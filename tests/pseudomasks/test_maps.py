@@ -33,7 +33,7 @@ def refined(maps: Tensor, affinity: Tensor) -> Tensor:
 @EVERY
 @pytest.mark.parametrize("blocks", [None, 1, 2])
 @pytest.mark.parametrize("refinement", ["affinity", "affinity+pamr"])
-def test_maps_are_refined_by_the_affinity_of_the_last_blocks(strategy: str, blocks: int | None, refinement: str):
+def test_maps_are_refined_by_the_affinity_of_the_last_blocks(strategy, blocks, refinement):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     plain = class_maps(model, images, CANDIDATES, MapConfig(strategy=strategy, blocks=blocks)).maps
     config = MapConfig(strategy=strategy, blocks=blocks, refinement=refinement)
@@ -43,7 +43,7 @@ def test_maps_are_refined_by_the_affinity_of_the_last_blocks(strategy: str, bloc
 
 
 @EVERY
-def test_pamr_is_not_done_here(strategy: str):
+def test_pamr_is_not_done_here(strategy):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     plain, pamr = (
         class_maps(model, images, CANDIDATES, MapConfig(strategy=strategy, refinement=refinement)).maps
@@ -54,7 +54,7 @@ def test_pamr_is_not_done_here(strategy: str):
 
 @EVERY
 @pytest.mark.parametrize("refinement", ["none", "affinity"])
-def test_gated_and_pruned_models_give_the_same_class_maps(strategy: str, refinement: str):
+def test_gated_and_pruned_models_give_the_same_class_maps(strategy, refinement):
     model, images = make_model(closed=((0,), (0, 1, 2), (2,))), torch.randn(3, 3, 8, 12)
     config = MapConfig(strategy=strategy, refinement=refinement, scales=(1.0, 2.0), flip=True)
     gated, pruned = (class_maps(m, images, CANDIDATES, config) for m in (model, prune_heads(model)))
@@ -64,7 +64,7 @@ def test_gated_and_pruned_models_give_the_same_class_maps(strategy: str, refinem
 
 @EVERY
 @pytest.mark.parametrize("scales", [(1.0,), (2.0, 1.0), (2.0, 3.0)])
-def test_predicted_candidates_are_decided_once_by_the_first_view(strategy: str, scales: tuple[float, ...]):
+def test_predicted_candidates_are_decided_once_by_the_first_view(strategy, scales):
     model, images = make_model(), torch.randn(4, 3, 8, 12)
     config = MapConfig(strategy=strategy, scales=scales, flip=True)
     seen = images if 1.0 in scales else F.interpolate(images, scale_factor=2.0, mode="bilinear", antialias=True)
@@ -82,7 +82,7 @@ def test_predicted_candidates_are_decided_once_by_the_first_view(strategy: str, 
 
 @EVERY
 @pytest.mark.parametrize("refinement", ["none", "affinity"])
-def test_one_scale_without_mirroring_is_the_single_pass_bit_for_bit(strategy: str, refinement: str):
+def test_one_scale_without_mirroring_is_the_single_pass_bit_for_bit(strategy, refinement):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     config = MapConfig(strategy=strategy, refinement=refinement)
     plain = class_maps(model, images, CANDIDATES, config)
@@ -94,9 +94,7 @@ def test_one_scale_without_mirroring_is_the_single_pass_bit_for_bit(strategy: st
 @EVERY
 @pytest.mark.parametrize("refinement", ["none", "affinity"])
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 2.0), (0.5, 1.5)])
-def test_with_mirroring_the_maps_of_a_mirrored_image_are_mirrored(
-    strategy: str, refinement: str, scales: tuple[float, ...]
-):
+def test_with_mirroring_the_maps_of_a_mirrored_image_are_mirrored(strategy, refinement, scales):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     config = MapConfig(strategy=strategy, refinement=refinement, scales=scales, flip=True)
     straight, mirrored = (class_maps(model, view, CANDIDATES, config).maps for view in (images, images.flip(-1)))
@@ -106,7 +104,7 @@ def test_with_mirroring_the_maps_of_a_mirrored_image_are_mirrored(
 
 @EVERY
 @pytest.mark.parametrize("refinement", ["none", "affinity"])
-def test_several_views_are_the_mean_of_single_passes_refined_on_their_own_grids(strategy: str, refinement: str):
+def test_several_views_are_the_mean_of_single_passes_refined_on_their_own_grids(strategy, refinement):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     config = MapConfig(strategy=strategy, refinement=refinement, scales=(1.0, 2.0), flip=True)
     expected = torch.zeros(3, CLASSES, 4, 6)
@@ -136,7 +134,7 @@ def test_maps_of_a_model_in_training_are_refused():
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,)])
-def test_scales_that_give_no_image_are_refused(scales: tuple[float, ...]):
+def test_scales_that_give_no_image_are_refused(scales):
     with pytest.raises(ValueError, match="scales"):
         MapConfig(scales=scales)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
 from ctm.data.loaders import ShardDataset
-from ctm.data.shards import ShardFolder, Split
+from ctm.data.shards import Split
 from ctm.errors import ArtifactError, ParamsError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.assign import assign_argmax
@@ -46,9 +46,7 @@ def extract(
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_masks_do_not_depend_on_the_batch_size(
-    model: ClassTokenViT, tiny_shards: ShardFolder, settings: dict[str, Any]
-):
+def test_masks_do_not_depend_on_the_batch_size(model, tiny_shards, settings):
     split = tiny_shards.split("val")
     one, five = (list(extract(model, split, batch_size=size, **settings)) for size in (1, 5))
     assert [found.index for found in one] == [found.index for found in five] == list(range(8))
@@ -62,7 +60,7 @@ def test_masks_do_not_depend_on_the_batch_size(
         np.testing.assert_allclose(first.maps, second.maps, rtol=1e-4, atol=1e-6)
 
 
-def test_masks_have_the_images_size_and_only_classes_of_its_labels(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_masks_have_the_images_size_and_only_classes_of_its_labels(model, tiny_shards):
     split = tiny_shards.split("val")
     painted = 0
     for found in extract(model, split):
@@ -76,7 +74,7 @@ def test_masks_have_the_images_size_and_only_classes_of_its_labels(model: ClassT
     assert painted > 8
 
 
-def test_predicted_candidates_come_from_the_classifier_alone(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_predicted_candidates_come_from_the_classifier_alone(model, tiny_shards):
     split = tiny_shards.split("val")
     for threshold in (0.3, 0.7):
         found = list(extract(model, split, label_source="predicted", threshold=threshold))
@@ -93,9 +91,7 @@ def test_predicted_candidates_come_from_the_classifier_alone(model: ClassTokenVi
 
 
 @pytest.mark.parametrize("refinement", ["none", "pamr"])
-def test_an_image_without_candidate_is_wholly_undecided(
-    model: ClassTokenViT, tiny_shards: ShardFolder, refinement: str
-):
+def test_an_image_without_candidate_is_wholly_undecided(model, tiny_shards, refinement):
     split = tiny_shards.split("val")
     split.labels[3] = False
     masks = list(extract(model, split, refinement=refinement, confidence=True))
@@ -105,7 +101,7 @@ def test_an_image_without_candidate_is_wholly_undecided(
     assert not any((found.mask == 255).any() for found in masks if found.index != 3)
 
 
-def test_a_background_without_token_is_painted_by_its_fill_rule_alone(tiny_shards: ShardFolder):
+def test_a_background_without_token_is_painted_by_its_fill_rule_alone(tiny_shards):
     model, split = large_weights(num_classes=7), tiny_shards.split("val")
     settings: dict[str, Any] = {"label_source": "predicted", "classes": WITH_BACKGROUND, "assignment": "paper"}
     filled = list(extract(model, split, fill="background", **settings))
@@ -126,7 +122,7 @@ def test_a_background_without_token_is_painted_by_its_fill_rule_alone(tiny_shard
         ("nearest", WITH_BACKGROUND, "fill: nearest would never paint 'c', which has no class token"),
     ],
 )
-def test_a_fill_rule_that_does_not_fit_the_classes_is_refused(fill: Any, classes: ClassTable, message: str):
+def test_a_fill_rule_that_does_not_fit_the_classes_is_refused(fill, classes, message):
     with pytest.raises(ParamsError, match=message):
         check_fill(ExtractConfig(fill=fill), classes)
 
@@ -135,13 +131,11 @@ def test_a_fill_rule_that_does_not_fit_the_classes_is_refused(fill: Any, classes
     ("fill", "classes"),
     [("nearest", PLAIN), ("ignore", PLAIN), ("ignore", WITH_BACKGROUND), ("background", WITH_BACKGROUND)],
 )
-def test_the_other_rules_are_taken(fill: Any, classes: ClassTable):
+def test_the_other_rules_are_taken(fill, classes):
     check_fill(ExtractConfig(fill=fill), classes)
 
 
-def test_masks_come_before_the_split_has_been_read(
-    model: ClassTokenViT, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]
-):
+def test_masks_come_before_the_split_has_been_read(model, tiny_shards, rewrite):
     damaged = rewrite(tiny_shards, {})
     path = damaged.path / "val-00000.tar"
     whole = path.read_bytes()
@@ -155,9 +149,7 @@ def test_masks_come_before_the_split_has_been_read(
         next(masks)
 
 
-def test_pamr_refines_the_maps_of_the_candidates_by_the_models_own_input(
-    model: ClassTokenViT, tiny_shards: ShardFolder
-):
+def test_pamr_refines_the_maps_of_the_candidates_by_the_models_own_input(model, tiny_shards):
     split = tiny_shards.split("val")
     inputs = InputSpec((24, 32), 15, 1e-4)
     plain, refined = (list(extract(model, split, refinement=word)) for word in ("none", "pamr"))
@@ -170,7 +162,7 @@ def test_pamr_refines_the_maps_of_the_candidates_by_the_models_own_input(
         assert np.array_equal(one.mask, one.candidates.nonzero()[0][expected])
 
 
-def test_asking_for_confidence_changes_no_mask(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_asking_for_confidence_changes_no_mask(model, tiny_shards):
     split = tiny_shards.split("val")
     for one, other in zip(extract(model, split), extract(model, split, confidence=True), strict=True):
         assert np.array_equal(one.mask, other.mask)
@@ -193,11 +185,11 @@ def test_a_recipe_of_auto_that_cannot_be_read_is_refused_with_the_words():
         ExtractConfig(auto=("relevence",))
 
 
-def test_auto_must_have_been_resolved(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_auto_must_have_been_resolved(model, tiny_shards):
     with pytest.raises(ParamsError, match=r"strategy is auto.*auto\.choose"):
         next(extract(model, tiny_shards.split("val"), strategy="auto"))
 
 
-def test_every_sample_has_a_mask_and_no_parameter_gets_a_gradient(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_every_sample_has_a_mask_and_no_parameter_gets_a_gradient(model, tiny_shards):
     assert len(list(extract(model, tiny_shards.split("train"), batch_size=2))) == 24
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -43,7 +43,7 @@ def naive(image: Tensor, maps: Tensor, iterations: int = 10) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_it_equals_the_definition(channels: int):
+def test_it_equals_the_definition(channels):
     generator = torch.Generator().manual_seed(channels)
     image = torch.rand(channels, 7, 9, generator=generator)
     maps = torch.rand(2, 7, 9, generator=generator)
@@ -52,7 +52,7 @@ def test_it_equals_the_definition(channels: int):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -1e4])
-def test_a_uniform_image_gives_the_plain_mean_of_the_neighbours(value: float):
+def test_a_uniform_image_gives_the_plain_mean_of_the_neighbours(value):
     maps = torch.rand(1, 60, 50, generator=torch.Generator().manual_seed(0))
     expected = maps / maps.sum()
     for _ in range(10):
@@ -85,7 +85,7 @@ def test_an_edge_of_the_image_stops_the_spread_and_draws_the_border():
 
 
 @pytest.mark.parametrize("size", [(3, 4), (24, 16)])
-def test_constants_stay_and_the_range_is_kept(size: tuple[int, int]):
+def test_constants_stay_and_the_range_is_kept(size):
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(3, 24, 16, generator=generator)
     flat = refine_pixels(image, torch.full((1, *size), 4.2))

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from ctm.data.shards import TRUTH, ShardFolder
+from ctm.data.shards import TRUTH
 from ctm.errors import ArtifactError
 from ctm.pseudomasks.parts import share_of
 from ctm.runtime.context import Part
@@ -16,7 +16,7 @@ from ctm.runtime.context import Part
 @pytest.mark.parametrize("samples", [0, 1, 4, 5, 23, 24, 25, 1000])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 40])
-def test_parts_leave_no_sample_out_share_none_and_begin_with_a_batch(samples: int, batch_size: int, count: int):
+def test_parts_leave_no_sample_out_share_none_and_begin_with_a_batch(samples, batch_size, count):
     shares = [share_of(Part(k, count), samples=samples, batch_size=batch_size) for k in range(1, count + 1)]
     assert list(chain.from_iterable(shares)) == list(range(samples))
     assert all(share.start % batch_size == 0 for share in shares if share)
@@ -24,7 +24,7 @@ def test_parts_leave_no_sample_out_share_none_and_begin_with_a_batch(samples: in
     assert max(batches) - min(batches) <= 1
 
 
-def test_the_share_of_a_split_is_a_split(tiny_shards: ShardFolder):
+def test_the_share_of_a_split_is_a_split(tiny_shards):
     whole = tiny_shards.split("train")
     part = whole.between(range(5, 9))
     assert len(part) == 4

@@ -59,7 +59,7 @@ def halves() -> NDArray[np.uint8]:
 
 def score(*found: Regions, batch_size: int = 3) -> float | None:
     samples = [(image(), one) for one in found]
-    return consistency(Halves(), samples, classes=CLASSES, hidden=torch.zeros(2), batch_size=batch_size)  # type: ignore[arg-type]
+    return consistency(Halves(), samples, classes=CLASSES, hidden=torch.zeros(2), batch_size=batch_size)
 
 
 def test_right_regions_score_one_and_swapped_ones_minus_one():
@@ -74,7 +74,7 @@ def test_a_class_that_takes_all_gains_nothing_over_one_that_gets_nothing():
 
 def test_noise_lies_between():
     noise = np.random.default_rng(0).integers(LEFT, RIGHT + 1, size=(8, 8))
-    assert -0.5 < score(regions(noise)) < 0.5  # type: ignore[operator]
+    assert -0.5 < score(regions(noise)) < 0.5
 
 
 def test_an_image_with_a_single_candidate_says_nothing():
@@ -90,7 +90,7 @@ def test_a_candidate_that_is_not_there_is_held_against_nobody():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_the_score_does_not_depend_on_the_batches(batch_size: int):
+def test_the_score_does_not_depend_on_the_batches(batch_size):
     found = [regions(halves()), regions(3 - halves()), regions(halves(), candidates=(0, 1, 2))]
     assert score(*found, batch_size=batch_size) == pytest.approx(score(*found), abs=1e-9)
 

@@ -22,7 +22,7 @@ def test_equal_scores_share_the_last_of_their_ranks():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_equals_the_area_under_the_steps_of_precision_over_recall(seed: int):
+def test_it_equals_the_area_under_the_steps_of_precision_over_recall(seed):
     rng = np.random.default_rng(seed)
     scores, present = rng.integers(-9, 9, 60) / 4, rng.random(60) < 0.3
     area, recall = 0.0, 0.0
@@ -42,7 +42,7 @@ def test_classes_without_a_positive_count_neither_in_the_mean_nor_in_chance():
 
 
 @pytest.mark.parametrize(("images", "positives"), [(1, 1), (8, 1), (8, 3), (8, 8), (200, 10)])
-def test_a_random_ranking_is_at_chance_on_average(images: int, positives: int):
+def test_a_random_ranking_is_at_chance_on_average(images, positives):
     rng = np.random.default_rng(0)
     present = np.arange(images) < positives
     found = [average_precision(rng.normal(size=images), present) for _ in range(4000)]

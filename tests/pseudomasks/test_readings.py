@@ -10,8 +10,6 @@ import torch
 
 from ctm.data.classes import ClassTable
 from ctm.data.inputs import InputSpec
-from ctm.data.shards import ShardFolder
-from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.ahead import mapped
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.map_config import MapConfig
@@ -26,7 +24,7 @@ REFINEMENTS = get_args(MapConfig.model_fields["refinement"].annotation)
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)
 def test_a_reading_holds_maps_of_all_classes_and_refined_at_the_pixels_the_candidates_alone(
-    model: ClassTokenViT, tiny_shards: ShardFolder, refinement: Any
+    model, tiny_shards, refinement: Any
 ):
     split = tiny_shards.split("val")
     for index, found in enumerate(
@@ -43,7 +41,7 @@ def test_a_reading_holds_maps_of_all_classes_and_refined_at_the_pixels_the_candi
 
 @pytest.mark.parametrize("refinement", ["none", "affinity+pamr"])
 @pytest.mark.parametrize("strategy", ["attention", "relevance", "gradcam"])
-def test_threads_decide_as_one_does(model: ClassTokenViT, tiny_shards: ShardFolder, strategy: Any, refinement: Any):
+def test_threads_decide_as_one_does(model, tiny_shards, strategy, refinement):
     split = tiny_shards.split("train")
     config = ExtractConfig(strategy=strategy, refinement=refinement, confidence=True, batch_size=5)
     readings = read_split(model, split, INPUTS, config=config, **WORK)
@@ -56,9 +54,7 @@ def test_threads_decide_as_one_does(model: ClassTokenViT, tiny_shards: ShardFold
 
 
 @pytest.mark.parametrize("strategy", ["attention", "relevance"])
-def test_images_come_in_their_order_whatever_their_number_of_candidates_and_the_batch(
-    model: ClassTokenViT, tiny_shards: ShardFolder, strategy: Any
-):
+def test_images_come_in_their_order_whatever_their_number_of_candidates_and_the_batch(model, tiny_shards, strategy):
     split = tiny_shards.split("train")
     split.labels[4] = False
     split.labels[9] = True
@@ -80,10 +76,10 @@ def test_images_come_in_their_order_whatever_their_number_of_candidates_and_the_
     assert np.array_equal(one[9].mask, whole.mask)  # every class is a candidate: nothing is left out
 
 
-def test_a_window_is_all_that_is_read_before_the_first_mask(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_a_window_is_all_that_is_read_before_the_first_mask(model, tiny_shards):
     split, read = tiny_shards.split("train"), []
     image = split.image
-    split.image = lambda index: read.append(index) or image(index)  # type: ignore[method-assign]
+    split.image = lambda index: read.append(index) or image(index)
     config = ExtractConfig(tokens="candidates", batch_size=2)
     next(read_split(model, split, INPUTS, config=config, **WORK))
     assert read == list(range(16))

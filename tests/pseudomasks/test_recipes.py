@@ -30,7 +30,7 @@ STRATEGIES, REFINEMENTS = (get_args(MapConfig.model_fields[name].annotation) for
         ("gradcam+pamr+paper+affinity", "paper", "affinity+pamr"),
     ],
 )
-def test_a_recipe_gives_its_words_and_natural_choices_for_the_rest(entry: str, assignment: str, refinement: str):
+def test_a_recipe_gives_its_words_and_natural_choices_for_the_rest(entry, assignment, refinement):
     expected = {"strategy": entry.split("+")[0], "assignment": assignment, "refinement": refinement}
     assert parse_recipe(entry) == expected
     assert MapConfig.model_validate(expected).model_dump().items() >= expected.items()
@@ -46,7 +46,7 @@ def test_every_refinement_can_be_named(refinement: str):
     ["", "auto", "relevence", "argmax", "attention+random", "attention+"]
     + [f"relevance+{words}" for words in ("paper+argmax", "none+affinity", "pamr+pamr")],
 )
-def test_an_unreadable_recipe_is_refused_with_all_valid_words(entry: str):
+def test_an_unreadable_recipe_is_refused_with_all_valid_words(entry):
     with pytest.raises(ParamsError) as error:
         parse_recipe(entry)
     for word in (repr(entry), *STRATEGIES, "paper", "argmax", "none", "affinity", "pamr"):
@@ -74,7 +74,7 @@ def test_a_recipe_changes_how_maps_are_read_and_nothing_else():
 
 
 @pytest.mark.parametrize("entry", ["attention", "attention+argmax", "cam", "relevance+paper+affinity+pamr"])
-def test_the_name_of_a_recipes_configuration_is_the_recipe(entry: str):
+def test_the_name_of_a_recipes_configuration_is_the_recipe(entry):
     assert recipe_name(recipe_config(entry, MapConfig())) == entry
 
 

@@ -38,9 +38,7 @@ def test_every_name_has_its_function():
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3, 15])
 @pytest.mark.parametrize("size", [(8, 12), (12, 8), (16, 20)])
-def test_maps_are_those_of_the_loops_at_any_size_and_number_of_channels(
-    strategy: str, channels: int, size: tuple[int, int]
-):
+def test_maps_are_those_of_the_loops_at_any_size_and_number_of_channels(strategy, channels, size):
     model, images = make_model(channels=channels), torch.randn(3, channels, *size)
     found = read(model, images, strategy)
     expected = naive_maps(strategy, model, images, CANDIDATES)
@@ -54,7 +52,7 @@ def test_maps_are_those_of_the_loops_at_any_size_and_number_of_channels(
 @OF_BLOCKS
 @pytest.mark.parametrize("blocks", [None, 1, 2, 3])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_only_the_last_blocks_are_read(strategy: str, blocks: int | None, frozen: bool):
+def test_only_the_last_blocks_are_read(strategy, blocks, frozen):
     model, images = make_model().requires_grad_(not frozen), torch.randn(3, 3, 8, 12)
     found = read(model, images, strategy, blocks=blocks)
     assert close(found.maps, naive_maps(strategy, model, images, CANDIDATES, blocks=blocks or DEPTH))
@@ -64,7 +62,7 @@ def test_only_the_last_blocks_are_read(strategy: str, blocks: int | None, frozen
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_relevance_of_the_own_row_is_that_of_the_classs_token_alone(blocks: int):
+def test_relevance_of_the_own_row_is_that_of_the_classs_token_alone(blocks):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     own = read(model, images, "relevance", rows="own", blocks=blocks).maps
     assert close(own, naive_maps("relevance", model, images, CANDIDATES, blocks=blocks, rows="own"))
@@ -74,7 +72,7 @@ def test_relevance_of_the_own_row_is_that_of_the_classs_token_alone(blocks: int)
 
 
 @EVERY
-def test_maps_of_an_image_do_not_depend_on_its_batch(strategy: str):
+def test_maps_of_an_image_do_not_depend_on_its_batch(strategy):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     candidates = torch.tensor([[True] * 4, [True, False, False, True], [False, True, False, False]])
     together = read(model, images, strategy, candidates).maps
@@ -83,7 +81,7 @@ def test_maps_of_an_image_do_not_depend_on_its_batch(strategy: str):
 
 
 @EVERY
-def test_closed_heads_are_read_as_if_they_were_not_there(strategy: str):
+def test_closed_heads_are_read_as_if_they_were_not_there(strategy):
     model, images = make_model(closed=CLOSED), torch.randn(3, 3, 8, 12)
     found = read(model, images, strategy).maps
     assert close(found, naive_maps(strategy, model, images, CANDIDATES))
@@ -91,7 +89,7 @@ def test_closed_heads_are_read_as_if_they_were_not_there(strategy: str):
 
 
 @EVERY
-def test_maps_are_zero_where_a_class_is_no_candidate(strategy: str):
+def test_maps_are_zero_where_a_class_is_no_candidate(strategy):
     found = read(make_model(), torch.randn(3, 3, 8, 12), strategy)
     assert not found.maps[~CANDIDATES].any()
     assert found.maps[CANDIDATES].any()
@@ -102,7 +100,7 @@ def test_maps_are_zero_where_a_class_is_no_candidate(strategy: str):
 
 
 @OF_BLOCKS
-def test_last_blocks_without_any_head_see_nothing(strategy: str):
+def test_last_blocks_without_any_head_see_nothing(strategy):
     model = prune_heads(make_model(closed=((), (), (0, 1, 2))))
     found = read(model, torch.randn(3, 3, 8, 12), strategy, blocks=1)
     assert not found.maps.any()
@@ -110,7 +108,7 @@ def test_last_blocks_without_any_head_see_nothing(strategy: str):
 
 
 @BACKWARD
-def test_gradients_are_found_where_the_caller_has_switched_them_off(strategy: str):
+def test_gradients_are_found_where_the_caller_has_switched_them_off(strategy):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     with torch.no_grad():
         found = read(model, images, strategy, blocks=2).maps
@@ -118,7 +116,7 @@ def test_gradients_are_found_where_the_caller_has_switched_them_off(strategy: st
 
 
 @EVERY
-def test_each_block_runs_once_and_no_graph_of_the_early_ones_is_kept(strategy: str):
+def test_each_block_runs_once_and_no_graph_of_the_early_ones_is_kept(strategy):
     model, runs = make_model(), []
     for i, block in enumerate(model.blocks):
         block.register_forward_hook(lambda module, args, out, i=i: runs.append((i, out.requires_grad)))
@@ -128,7 +126,7 @@ def test_each_block_runs_once_and_no_graph_of_the_early_ones_is_kept(strategy: s
 
 
 @BACKWARD
-def test_a_batch_costs_as_many_backward_passes_as_the_most_candidates_of_an_image(strategy: str):
+def test_a_batch_costs_as_many_backward_passes_as_the_most_candidates_of_an_image(strategy):
     model, passes = make_model(), []
     model.head.register_full_backward_hook(lambda module, grad_in, grad_out: passes.append(grad_out[0].clone()))
     read(model, torch.randn(3, 3, 8, 12), strategy)
@@ -140,7 +138,7 @@ def test_a_batch_costs_as_many_backward_passes_as_the_most_candidates_of_an_imag
 
 
 @OF_PATCH_HEAD
-def test_a_class_without_a_positive_score_has_a_map_of_zeros(strategy: str):
+def test_a_class_without_a_positive_score_has_a_map_of_zeros(strategy):
     model = make_model()
     model.patch_head.linear.bias.data[2] = -100
     found = read(model, torch.randn(3, 3, 8, 12), strategy).maps
@@ -149,13 +147,13 @@ def test_a_class_without_a_positive_score_has_a_map_of_zeros(strategy: str):
 
 
 @OF_PATCH_HEAD
-def test_a_model_without_patch_head_is_refused_by_the_strategies_that_read_it(strategy: str):
+def test_a_model_without_patch_head_is_refused_by_the_strategies_that_read_it(strategy):
     with pytest.raises(ModelError, match=r"model\.patch_head: true and train"):
         read(make_model(patch_head=False), torch.randn(3, 3, 8, 12), strategy)
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if not needs_patch_head(name)])
-def test_the_other_strategies_need_no_patch_head(strategy: str):
+def test_the_other_strategies_need_no_patch_head(strategy):
     model, images = make_model(), torch.randn(3, 3, 8, 12)
     with_head = read(model, images, strategy).maps
     model.patch_head = None
@@ -164,6 +162,6 @@ def test_the_other_strategies_need_no_patch_head(strategy: str):
 
 @OF_BLOCKS
 @pytest.mark.parametrize("blocks", [4, 9])
-def test_more_blocks_than_the_model_has_are_refused(strategy: str, blocks: int):
+def test_more_blocks_than_the_model_has_are_refused(strategy, blocks):
     with pytest.raises(ValueError, match="choose 1 to 3"):
         read(make_model(), torch.zeros(3, 3, 8, 12), strategy, blocks=blocks)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctm.data.shards import ShardFolder, Split
+from ctm.data.shards import Split
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.pseudomasks.config import ExtractConfig
 from ctm.pseudomasks.masks import extract_pseudomasks
@@ -31,9 +31,7 @@ def difference(model: ClassTokenViT, split: Split) -> float:
     return float((masks[0] != masks[1]).mean())
 
 
-def test_the_difference_is_the_share_of_pixels_of_the_masks_as_they_are_stored(
-    model: ClassTokenViT, tiny_shards: ShardFolder
-):
+def test_the_difference_is_the_share_of_pixels_of_the_masks_as_they_are_stored(model, tiny_shards):
     split = tiny_shards.split("train")
     expected = difference(model, split)
     assert 0 < expected < 1
@@ -42,9 +40,7 @@ def test_the_difference_is_the_share_of_pixels_of_the_masks_as_they_are_stored(
     assert why == {"used": "candidates", "difference": pytest.approx(expected), "images": 24}
 
 
-def test_beyond_the_tolerance_all_tokens_are_used_with_a_warning_that_says_how_much(
-    model: ClassTokenViT, tiny_shards: ShardFolder, caplog: pytest.LogCaptureFixture
-):
+def test_beyond_the_tolerance_all_tokens_are_used_with_a_warning_that_says_how_much(model, tiny_shards, caplog):
     split = tiny_shards.split("val")
     expected = difference(model, split)
     with caplog.at_level(logging.WARNING):
@@ -55,13 +51,13 @@ def test_beyond_the_tolerance_all_tokens_are_used_with_a_warning_that_says_how_m
     assert choose(model, split, tokens_tolerance=expected)[0].tokens == "candidates"
 
 
-def test_where_every_class_is_a_candidate_nothing_differs(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_where_every_class_is_a_candidate_nothing_differs(model, tiny_shards):
     split = tiny_shards.split("val")
     split.labels[:] = True
     assert choose(model, split, tokens_tolerance=0.0)[0].tokens == "candidates"
 
 
-def test_a_split_without_images_says_nothing(model: ClassTokenViT, tiny_shards: ShardFolder):
+def test_a_split_without_images_says_nothing(model, tiny_shards):
     config, why = choose(model, tiny_shards.split("val").between(range(0)))
     assert (config.tokens, why) == ("candidates", {"used": "candidates", "difference": None, "images": 0})
 

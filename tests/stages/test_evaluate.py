@@ -22,7 +22,7 @@ from ctm.models.segmenter import load_segmenter
 from ctm.params import Params
 
 
-def test_the_promised_figures_are_there_and_within_their_ranges(pipeline: Any):
+def test_the_promised_figures_are_there_and_within_their_ranges(pipeline):
     metrics = pipeline.metrics("evaluate")
     figures = [
         metrics["classifier"]["val"]["map"],
@@ -38,7 +38,7 @@ def test_the_promised_figures_are_there_and_within_their_ranges(pipeline: Any):
         assert set(scores["classes"]) == classes
 
 
-def test_the_written_pseudomasks_are_what_is_scored(pipeline: Any, tiny_shards: ShardFolder):
+def test_the_written_pseudomasks_are_what_is_scored(pipeline, tiny_shards):
     masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).split("train")
     score, truth = MaskScore(tiny_shards.classes), tiny_shards.split("train")
     for index, key in enumerate(masks.keys):
@@ -48,13 +48,13 @@ def test_the_written_pseudomasks_are_what_is_scored(pipeline: Any, tiny_shards: 
     assert found["empty"] == 0
 
 
-def test_the_sparsity_is_the_fraction_of_heads_removed(pipeline: Any):
+def test_the_sparsity_is_the_fraction_of_heads_removed(pipeline):
     pruned, _, _ = load_classifier(pipeline.path("prune_heads", "pruned"))
     kept = sum(map(len, pruned.kept_heads))
     assert pipeline.metrics("evaluate")["heads"] == {"sparsity": 1 - kept / 6, "kept": kept, "total": 6}
 
 
-def test_the_report_shows_the_figures_of_the_metrics(pipeline: Any):
+def test_the_report_shows_the_figures_of_the_metrics(pipeline):
     html, metrics = pipeline.path("evaluate", "report").read_text(encoding="utf-8"), pipeline.metrics("evaluate")
     for value in (metrics["segmenter"]["val"]["miou"], metrics["pseudomasks"]["train"]["miou"]):
         assert f"{value:.3f}" in html
@@ -62,7 +62,7 @@ def test_the_report_shows_the_figures_of_the_metrics(pipeline: Any):
         assert word in html
 
 
-def test_the_confusions_are_those_that_the_segmenters_scores_come_from(pipeline: Any, tiny_shards: ShardFolder):
+def test_the_confusions_are_those_that_the_segmenters_scores_come_from(pipeline, tiny_shards):
     found = json.loads(pipeline.path("evaluate", "confusion").read_text(encoding="utf-8"))
     assert found["classes"] == list(tiny_shards.classes.names)
     rows, scores = np.array(found["rows"]), pipeline.metrics("evaluate")["segmenter"]["val"]
@@ -75,16 +75,14 @@ def test_the_confusions_are_those_that_the_segmenters_scores_come_from(pipeline:
         assert scores["classes"][name] == (rows[k, k] / union if rows[k].any() else None)
 
 
-def test_a_second_run_writes_the_same_bytes(pipeline: Any, tmp_path: Path):
+def test_a_second_run_writes_the_same_bytes(pipeline, tmp_path):
     pipeline.run("evaluate", tmp_path)
     for port, path in (("report", "report/index.html"), ("confusion", "report/confusion.json")):
         assert (tmp_path / path).read_bytes() == pipeline.path("evaluate", port).read_bytes()
     assert json.loads((tmp_path / "metrics/evaluate.json").read_text()) == pipeline.metrics("evaluate")
 
 
-def test_without_truth_the_label_scores_and_the_report_remain(
-    pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
-):
+def test_without_truth_the_label_scores_and_the_report_remain(pipeline, tiny_shards, rewrite, tmp_path):
     blind = rewrite(tiny_shards, {TRUTH: None})
     metrics = pipeline.run("evaluate", tmp_path, shards=blind.path)
     assert metrics["classifier"] == pipeline.metrics("evaluate")["classifier"]
@@ -111,7 +109,7 @@ def evaluated(changed: Callable[..., Params], pipeline: Any, tmp_path: Path) -> 
     return metrics
 
 
-def test_masks_of_val_alone_are_scored_and_nothing_is_compared(evaluated: Callable[..., Any], tmp_path: Path):
+def test_masks_of_val_alone_are_scored_and_nothing_is_compared(evaluated, tmp_path):
     metrics = evaluated(splits=("val",))
     assert list(metrics["pseudomasks"]) == ["val"]
     assert np.isfinite(metrics["pseudomasks"]["val"]["miou"])
@@ -119,13 +117,13 @@ def test_masks_of_val_alone_are_scored_and_nothing_is_compared(evaluated: Callab
 
 
 @pytest.mark.parametrize("stage", ["train_classifier", "prune_heads", "extract_pseudomasks", "train_segmenter"])
-def test_the_manifests_link_outputs_to_the_inputs_of_the_next_stage(pipeline: Any, stage: str):
+def test_the_manifests_link_outputs_to_the_inputs_of_the_next_stage(pipeline, stage):
     evaluated = pipeline.manifest("evaluate")["inputs"]
     for port, output in pipeline.manifest(stage)["outputs"].items():
         assert evaluated[port]["sha256"] == output["sha256"]
 
 
-def test_the_choice_of_auto_is_told_and_shown(evaluated: Callable[..., Any], tmp_path: Path):
+def test_the_choice_of_auto_is_told_and_shown(evaluated, tmp_path):
     metrics = evaluated(strategy="auto", auto=("relevance", "attention"), auto_images=4)
     assert metrics["chosen"]["recipe"] in ("relevance", "attention")
     assert set(metrics["chosen"]["scores"]) == {"relevance", "attention"}
@@ -134,9 +132,7 @@ def test_the_choice_of_auto_is_told_and_shown(evaluated: Callable[..., Any], tmp
     assert "Label-free score" in html
 
 
-def test_masks_from_the_candidates_tokens_are_scored_beside_the_map_of_the_whole_classifier(
-    evaluated: Callable[..., Any], pipeline: Any
-):
+def test_masks_from_the_candidates_tokens_are_scored_beside_the_map_of_the_whole_classifier(evaluated, pipeline):
     metrics = evaluated(tokens="candidates", tokens_tolerance=1.0)
     assert metrics["classifier"]["val"] == pipeline.metrics("evaluate")["classifier"]["val"]
     assert metrics["pseudomasks"]["train"]["miou"] > 0
@@ -155,7 +151,7 @@ def upper_bound(pipeline: Any, tmp_path: Path) -> Path:
 
 
 def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its_truth(
-    upper_bound: Path, pipeline: Any, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder], tmp_path: Path
+    upper_bound, pipeline, tiny_shards, rewrite, tmp_path
 ):
     listed = rewrite(tiny_shards, {})
     split = listed.split("train")
@@ -170,7 +166,7 @@ def test_the_segmenter_is_scored_on_the_tune_list_unless_it_has_learned_from_its
     assert "tune" not in pipeline.run("evaluate", tmp_path, shards=listed.path, segmenter=upper_bound)["segmenter"]
 
 
-def test_an_upper_bound_is_marked_in_metrics_and_report(upper_bound: Path, pipeline: Any, tmp_path: Path):
+def test_an_upper_bound_is_marked_in_metrics_and_report(upper_bound, pipeline, tmp_path):
     assert pipeline.metrics("evaluate")["segmenter"]["supervision"] == "pseudomasks"
     metrics = pipeline.run("evaluate", tmp_path, segmenter=upper_bound)
     assert metrics["segmenter"]["supervision"] == "truth"

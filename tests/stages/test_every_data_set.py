@@ -425,7 +425,7 @@ def test_every_format_has_a_reader_and_every_preset_a_miniature():
     assert {load_preset(name).dataset.format for name in presets} == set(READERS) == set(get_args(Format))
 
 
-def test_preprocess_counts_what_the_miniature_holds(run: Run):
+def test_preprocess_counts_what_the_miniature_holds(run):
     metrics, case = run.pipeline.metrics("preprocess"), run.case
     assert {name: run.shards.split(name).keys for name in run.shards.splits} == case.keys
     for split, keys in case.keys.items():
@@ -438,7 +438,7 @@ def test_preprocess_counts_what_the_miniature_holds(run: Run):
     assert run.pipeline.manifest("preprocess")["skipped"] == []
 
 
-def test_check_data_counts_the_same(run: Run):
+def test_check_data_counts_the_same(run):
     tree = open_tree(str(run.raw))
     dataset = open_dataset(run.pipeline.params.dataset, tree)
     metrics = run.pipeline.metrics("preprocess")
@@ -448,13 +448,13 @@ def test_check_data_counts_the_same(run: Run):
         assert found.problems == []
 
 
-def test_every_sample_has_its_own_labels(run: Run):
+def test_every_sample_has_its_own_labels(run):
     names = run.shards.classes.token_names
     for split, index, key in run.samples():
         assert {names[c] for c in split.labels[index].nonzero()[0]} == run.case.labels(key), key
 
 
-def test_the_stored_truth_is_that_of_the_files(run: Run):
+def test_the_stored_truth_is_that_of_the_files(run):
     for split, index, key in run.samples():
         expected = run.case.truth(key)
         assert split.has(index, TRUTH) == (expected is not None), key
@@ -464,13 +464,13 @@ def test_the_stored_truth_is_that_of_the_files(run: Run):
             assert np.mean(mask != expected) <= run.case.tolerance, key
 
 
-def test_the_stored_image_is_that_of_the_files(run: Run):
+def test_the_stored_image_is_that_of_the_files(run):
     for split, index, key in run.samples():
         image = split.image(index) * run.shards.scale
         np.testing.assert_allclose(image, run.case.image(run.raw, key), rtol=0, atol=0.501e-4, err_msg=key)
 
 
-def test_pseudomasks_hold_nothing_but_the_classes_of_their_image(run: Run):
+def test_pseudomasks_hold_nothing_but_the_classes_of_their_image(run):
     names = run.shards.classes.names
     blank = {"background": {run.shards.classes.background}, "nearest": set()}
     allowed = blank[run.pipeline.params.extract_pseudomasks.fill]
@@ -482,7 +482,7 @@ def test_pseudomasks_hold_nothing_but_the_classes_of_their_image(run: Run):
         assert set(np.unique(mask).tolist()) <= labels | allowed, key
 
 
-def test_scores_are_there_where_there_is_truth_and_nowhere_else(run: Run):
+def test_scores_are_there_where_there_is_truth_and_nowhere_else(run):
     metrics = run.pipeline.metrics("evaluate")
     assert set(metrics) == {"classifier", "heads", "pseudomasks", "segmenter"}
     assert set(metrics["pseudomasks"]) == {"train", "val"}
@@ -501,7 +501,7 @@ def test_scores_are_there_where_there_is_truth_and_nowhere_else(run: Run):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_pseudomasks_are_scored_by_the_truth_of_the_files(run: Run, split: str):
+def test_pseudomasks_are_scored_by_the_truth_of_the_files(run, split):
     scores, truths = run.pipeline.metrics("evaluate")["pseudomasks"][split], run.truths(split)
     present = {run.shards.classes.names[k] for mask in truths.values() for k in np.unique(mask) if k != IGNORE}
     assert {name for name, iou in scores["classes"].items() if iou is not None} == present
@@ -514,7 +514,7 @@ def test_pseudomasks_are_scored_by_the_truth_of_the_files(run: Run, split: str):
         assert scores["pixel_accuracy"] == pytest.approx(accuracy, abs=run.case.tolerance + 1e-6)
 
 
-def test_the_report_shows_the_data_set(run: Run):
+def test_the_report_shows_the_data_set(run):
     page = run.pipeline.path("evaluate", "report").read_text(encoding="utf-8")
     metrics = run.pipeline.metrics("evaluate")
     assert page.count("data:image/") >= 6
@@ -527,7 +527,7 @@ def test_the_report_shows_the_data_set(run: Run):
         assert min(sheet.size) > 100
 
 
-def test_pseudomasks_unpack_as_pictures(run: Run, tmp_path: Path):
+def test_pseudomasks_unpack_as_pictures(run, tmp_path):
     count = sum(map(len, run.case.keys.values()))
     assert write_masks(run.pseudomasks.path, tmp_path / "png") == count
     for split, _, key in run.samples():
@@ -536,7 +536,7 @@ def test_pseudomasks_unpack_as_pictures(run: Run, tmp_path: Path):
             np.testing.assert_array_equal(np.asarray(image), masks.mask(masks.index_of(key), "png"))
 
 
-def test_pseudomasks_unpack_as_geotiffs_where_their_images_lie(run: Run, tmp_path: Path):
+def test_pseudomasks_unpack_as_geotiffs_where_their_images_lie(run, tmp_path):
     import rasterio
 
     out = tmp_path / "geotiff"
@@ -557,7 +557,7 @@ def test_pseudomasks_unpack_as_geotiffs_where_their_images_lie(run: Run, tmp_pat
             np.testing.assert_array_equal(found.read(1), masks.mask(masks.index_of(key), "png"))
 
 
-def test_the_labels_of_the_folder_layout_are_those_of_its_table(tmp_path: Path):
+def test_the_labels_of_the_folder_layout_are_those_of_its_table(tmp_path):
     """What the expectations above say of the folder layout is what its files say."""
     folder.write_folder(tmp_path)
     with (tmp_path / "labels.csv").open(encoding="utf-8-sig", newline="") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from ctm.data.shards import ShardFolder
 from ctm.errors import ArtifactError, ParamsError
 from ctm.evaluation.scoring import score_classifier
 from ctm.models.io import load_classifier
-from ctm.params import Params
 from ctm.pseudomasks.ranking import has_learned
 from ctm.pseudomasks.recipes import parse_recipe
 from ctm.runtime.context import Part
@@ -26,7 +24,7 @@ from tests.stage_commands import Commands
 from tests.stages.conftest import contents
 
 
-def test_masks_are_aligned_with_the_images_by_key(pipeline: Any, tiny_shards: ShardFolder):
+def test_masks_are_aligned_with_the_images_by_key(pipeline, tiny_shards):
     masks = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks"))
     assert masks.index.kind == "masks"
     assert masks.classes == tiny_shards.classes
@@ -38,7 +36,7 @@ def test_masks_are_aligned_with_the_images_by_key(pipeline: Any, tiny_shards: Sh
         assert all(pseudo.mask(index, "png").shape == (32, 32) for index in range(len(pseudo)))
 
 
-def test_the_artifact_records_how_it_was_made(pipeline: Any, tiny_params: Params):
+def test_the_artifact_records_how_it_was_made(pipeline, tiny_params):
     about = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).index.about
     assert about == tiny_params.extract_pseudomasks.model_dump(mode="json")
     assert about["label_source"] == "image"
@@ -51,11 +49,11 @@ def counts(metrics: Any) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(split[count] for count in COUNTS) for name, split in metrics.items()}
 
 
-def test_the_metrics_count_samples_empty_masks_and_coverage(pipeline: Any):
+def test_the_metrics_count_samples_empty_masks_and_coverage(pipeline):
     assert counts(pipeline.metrics("extract_pseudomasks")) == {"train": (24, 0, 1.0), "val": (8, 0, 1.0)}
 
 
-def test_the_metrics_say_how_well_the_classifier_knows_the_images(pipeline: Any, tiny_shards: ShardFolder):
+def test_the_metrics_say_how_well_the_classifier_knows_the_images(pipeline, tiny_shards):
     model, classes, inputs = load_classifier(pipeline.path("prune_heads", "pruned"))
     for name, found in pipeline.metrics("extract_pseudomasks").items():
         split = tiny_shards.split(name)
@@ -75,9 +73,7 @@ def spoilt(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
-def test_a_classifier_that_has_not_learned_is_a_loud_warning(
-    pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_classifier_that_has_not_learned_is_a_loud_warning(pipeline, tmp_path, caplog):
     metrics = pipeline.run("extract_pseudomasks", tmp_path / "out", pruned=spoilt(pipeline, tmp_path / "spoilt"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert metrics["train"]["learned"] is False
@@ -86,7 +82,7 @@ def test_a_classifier_that_has_not_learned_is_a_loud_warning(
     assert any(expected in warning for warning in warnings)
 
 
-def test_the_confidence_is_a_member_beside_each_mask(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+def test_the_confidence_is_a_member_beside_each_mask(changed, pipeline, tmp_path):
     plain = ShardFolder.open(pipeline.path("extract_pseudomasks", "pseudomasks")).split("val")
     assert plain.members == ("logits.npy", "png")
     pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks={"confidence": True}))
@@ -103,9 +99,7 @@ def test_the_confidence_is_a_member_beside_each_mask(changed: Callable[..., Para
 AUTO = {"strategy": "auto", "auto": ("relevance+pamr", "attention+argmax"), "auto_images": 4}
 
 
-def test_auto_extracts_by_the_chosen_recipe_and_records_it(
-    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
-):
+def test_auto_extracts_by_the_chosen_recipe_and_records_it(changed, pipeline, tmp_path):
     metrics = pipeline.run("extract_pseudomasks", tmp_path / "auto", params=changed(extract_pseudomasks=AUTO))
     chosen = metrics["chosen"]
     assert chosen["recipe"] in AUTO["auto"]
@@ -126,13 +120,13 @@ def test_a_part_chooses_by_the_whole_train_split(changed, pipeline, extract_part
     assert part["chosen"] == whole["chosen"]
 
 
-def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline: Any, tmp_path: Path):
+def test_nothing_but_the_shards_bytes_depends_on_the_run(pipeline, tmp_path):
     pipeline.run("extract_pseudomasks", tmp_path)
     expected = contents(pipeline.path("extract_pseudomasks", "pseudomasks"))
     assert contents(tmp_path / "artifacts/pseudomasks") == expected
 
 
-def test_empty_predictions_are_counted_and_ignored(changed: Callable[..., Params], pipeline: Any, tmp_path: Path):
+def test_empty_predictions_are_counted_and_ignored(changed, pipeline, tmp_path):
     params = changed(extract_pseudomasks={"label_source": "predicted", "threshold": 0.999, "splits": ("val",)})
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
     assert counts(metrics) == {"val": (8, 8, 0.0)}
@@ -149,20 +143,13 @@ def test_empty_predictions_are_counted_and_ignored(changed: Callable[..., Params
         ({"blocks": 3}, ParamsError, "blocks is 3, but the classifier has 2"),
     ],
 )
-def test_a_wrong_setting_writes_nothing(
-    changed: Callable[..., Params],
-    pipeline: Any,
-    tmp_path: Path,
-    settings: dict[str, Any],
-    error: type[Exception],
-    message: str,
-):
+def test_a_wrong_setting_writes_nothing(changed, pipeline, tmp_path, settings, error, message):
     with pytest.raises(error, match=message):
         pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks=settings))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_classifier_of_other_classes_is_refused(pipeline: Any, tiny_shards: ShardFolder, tmp_path: Path):
+def test_a_classifier_of_other_classes_is_refused(pipeline, tiny_shards, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_shards.path, other)
     index = json.loads((other / "index.json").read_text())
@@ -212,9 +199,7 @@ def test_a_part_reads_no_image_of_another(extract_part, tiny_shards, tiny_params
 CANDIDATES = {"tokens": "candidates", "tokens_tolerance": 1.0, "batch_size": 2}  # windows of 16 images
 
 
-def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(
-    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(changed, pipeline, tmp_path, caplog):
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=changed(extract_pseudomasks=CANDIDATES))
     found = ShardFolder.open(tmp_path / "artifacts/pseudomasks")
     for name, images in (("train", 24), ("val", 8)):
@@ -228,7 +213,7 @@ def test_masks_from_the_candidates_tokens_say_so_and_claim_no_map(
 
 
 def test_beyond_the_tolerance_the_masks_are_those_of_all_tokens_and_the_map_is_known(
-    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    changed, pipeline, tmp_path, caplog
 ):
     params = changed(extract_pseudomasks=CANDIDATES | {"tokens_tolerance": 0.0, "batch_size": 5})
     metrics = pipeline.run("extract_pseudomasks", tmp_path, params=params)
@@ -263,9 +248,7 @@ def test_parts_choose_their_tokens_by_the_whole_split_and_have_its_masks(changed
     [({}, "2/2"), ({"strategy": "auto", "auto_images": 8}, "1/1"), ({"tokens": "candidates"}, "1/1")],
     ids=str,
 )
-def test_two_processes_write_the_bytes_of_one(
-    changed: Callable[..., Params], pipeline: Any, tmp_path: Path, changes: dict[str, Any], part: str
-):
+def test_two_processes_write_the_bytes_of_one(changed, pipeline, tmp_path, changes, part):
     params = changed(extract_pseudomasks={"batch_size": 2, **changes})
     extractions = Commands("extract_pseudomasks", params, pipeline.inputs("extract_pseudomasks"), tmp_path)
     for name, processes in (("one", 1), ("two", 2)):

@@ -74,7 +74,7 @@ def altered(tmp_path: Path) -> Callable[[Path, Callable[[Any], None]], Path]:
 
 # batches of 5: train has 24 images in 5 batches, val 8 in 2
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
-def test_parts_become_the_bytes_and_metrics_of_an_undivided_run(pipeline: Any, parts_of, merge, tmp_path, count: int):
+def test_parts_become_the_bytes_and_metrics_of_an_undivided_run(pipeline, parts_of, merge, tmp_path, count):
     metrics = merge(parts_of(count))
     assert contents(tmp_path / "merged") == contents(pipeline.path("extract_pseudomasks", "pseudomasks"))
     assert metrics == pipeline.metrics("extract_pseudomasks")
@@ -95,7 +95,7 @@ def special(extract_part, changed, tmp_path_factory) -> tuple[Params, list[Path]
 
 
 @pytest.mark.parametrize("given", [slice(0, 1), slice(1, 4)], ids=["whole", "parts"])
-def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, tmp_path, given: slice):
+def test_confidence_choice_and_classifier_scores_are_joined_too(special, merge, tmp_path, given):
     params, folders = special
     metrics = merge(folders[given], params=params)
     assert contents(tmp_path / "merged") == contents(folders[0])
@@ -146,7 +146,7 @@ MASK = r"broken/val-00000.tar is damaged: \S+ cannot be decoded; run its stage"
         (b"IDAT", b"DATA", MASK),
     ],
 )
-def test_damaged_logits_and_masks_are_named(parts_of, merge, tmp_path, old: bytes, new: bytes, message: str):
+def test_damaged_logits_and_masks_are_named(parts_of, merge, tmp_path, old, new, message):
     broken = tmp_path / "broken"
     shutil.copytree(parts_of(2)[1], broken)
     file = broken / "val-00000.tar"
@@ -161,7 +161,7 @@ def test_merging_warns_of_a_classifier_that_has_not_learned(parts_of, merge, cap
     assert warned == [name for name, split in metrics.items() if not split["learned"]]
 
 
-def test_parts_may_be_given_in_any_order(pipeline: Any, parts_of, merge, tmp_path):
+def test_parts_may_be_given_in_any_order(pipeline, parts_of, merge, tmp_path):
     first, second, third = parts_of(3)
     merge([third, first, second])
     assert contents(tmp_path / "merged") == contents(pipeline.path("extract_pseudomasks", "pseudomasks"))
@@ -190,7 +190,7 @@ def test_labels_and_georeferences_are_joined_too(parts_of, merge, tiny_shards, t
     ],
     ids=["none", "two missing", "one missing", "doubled"],
 )
-def test_a_missing_or_doubled_part_is_named(parts_of, merge, tmp_path, given: list[int], message: str):
+def test_a_missing_or_doubled_part_is_named(parts_of, merge, tmp_path, given, message):
     with pytest.raises(ArtifactError, match=message):
         merge([parts_of(3)[number] for number in given])
     assert not (tmp_path / "merged").exists()
@@ -201,7 +201,7 @@ def test_parts_of_different_divisions_are_refused(parts_of, merge):
         merge([parts_of(3)[0], parts_of(2)[1], parts_of(3)[2]])
 
 
-def test_a_whole_among_parts_is_refused(pipeline: Any, parts_of, merge):
+def test_a_whole_among_parts_is_refused(pipeline, parts_of, merge):
     whole = pipeline.path("extract_pseudomasks", "pseudomasks")
     with pytest.raises(ArtifactError, match=f"{whole} is a whole and no part"):
         merge([whole, parts_of(2)[1]])
@@ -253,7 +253,7 @@ def test_images_are_no_pseudomasks(parts_of, merge, tiny_shards):
         merge([tiny_shards.path, parts_of(2)[1]])
 
 
-def test_masks_that_do_not_fit_the_images_key_by_key_are_refused(pipeline: Any, merge, tiny_shards, rewrite, tmp_path):
+def test_masks_that_do_not_fit_the_images_key_by_key_are_refused(pipeline, merge, tiny_shards, rewrite, tmp_path):
     whole = pipeline.path("extract_pseudomasks", "pseudomasks")
     keys = tiny_shards.split("train").keys
 
@@ -280,7 +280,7 @@ def test_masks_that_do_not_fit_the_images_key_by_key_are_refused(pipeline: Any, 
 CLASSES = ClassTable(("grass", "sea"))
 
 
-def test_memory_does_not_grow_with_the_masks(tmp_path, tiny_params: Params, merge):
+def test_memory_does_not_grow_with_the_masks(tmp_path, tiny_params, merge):
     """400 masks of 160 kB are joined with room for a few of them."""
     mask = np.random.default_rng(0).integers(0, 2, size=(400, 400), dtype=np.uint8)
     png = encode_mask(mask)
@@ -312,7 +312,7 @@ def test_memory_does_not_grow_with_the_masks(tmp_path, tiny_params: Params, merg
     assert peak < 12 * mask.nbytes
 
 
-def test_the_command_joins_parts_without_torch(pipeline: Any, parts_of, tiny_params: Params, tmp_path: Path):
+def test_the_command_joins_parts_without_torch(pipeline, parts_of, tiny_params, tmp_path):
     (tmp_path / "params.yaml").write_text(to_yaml(tiny_params), encoding="utf-8")
     parts = [word for part in parts_of(3) for word in ("--parts", str(part))]
     command = ["merge-pseudomasks", "--shards", str(pipeline.path("preprocess", "shards")), *parts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from ctm.errors import ModelError
 from ctm.models.class_token_vit import ClassTokenViT
 from ctm.models.io import load_classifier, save_classifier
-from ctm.params import Params
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def classifier(pipeline: Any, tmp_path: Path) -> Path:
     return tmp_path / "classifier"
 
 
-def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, tmp_path: Path):
+def test_closed_heads_are_removed_and_reported(pipeline, classifier, tmp_path):
     metrics = pipeline.run("prune_heads", tmp_path, classifier=classifier)
     gated, _, _ = load_classifier(classifier)
     pruned, classes, inputs = load_classifier(tmp_path / "artifacts/pruned")
@@ -43,9 +41,7 @@ def test_closed_heads_are_removed_and_reported(pipeline: Any, classifier: Path, 
     assert (len(classes.names), inputs.image_size) == (8, (32, 32))
 
 
-def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(
-    changed: Callable[..., Params], pipeline: Any, tmp_path: Path
-):
+def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(changed, pipeline, tmp_path):
     params = changed(train_classifier={"sparsity": 0.5, "pruning_weight": 0.0})
     trained = pipeline.run("train_classifier", tmp_path, params=params)
     metrics = pipeline.run("prune_heads", tmp_path, classifier=tmp_path / "artifacts/classifier")
@@ -53,14 +49,12 @@ def test_a_training_for_a_sparsity_ends_with_that_share_of_the_heads_removed(
     assert min(metrics["kept_per_block"].values()) >= 1
 
 
-def test_times_stand_in_the_manifest_and_not_in_the_metrics(pipeline: Any):
+def test_times_stand_in_the_manifest_and_not_in_the_metrics(pipeline):
     assert set(pipeline.manifest("prune_heads")["timings"]) == {"forward_gated", "forward_pruned"}
     assert not re.search("second|time|forward", str(pipeline.metrics("prune_heads")))
 
 
-def test_a_difference_above_the_tolerance_writes_nothing(
-    changed: Callable[..., Params], pipeline: Any, classifier: Path, tmp_path: Path
-):
+def test_a_difference_above_the_tolerance_writes_nothing(changed, pipeline, classifier, tmp_path):
     params = changed(prune_heads={"tolerance": -1.0})  # even no difference at all is above it
     with pytest.raises(ModelError, match=r"differs from the gated one by .* more than prune_heads\.tolerance -1"):
         pipeline.run("prune_heads", tmp_path / "out", params=params, classifier=classifier)
@@ -88,9 +82,7 @@ def all_closed(model: ClassTokenViT) -> None:
         (all_closed, "no head is open"),
     ],
 )
-def test_a_spoilt_model_is_not_written(
-    pipeline: Any, classifier: Path, tmp_path: Path, spoil: Callable[[ClassTokenViT], None], message: str
-):
+def test_a_spoilt_model_is_not_written(pipeline, classifier, tmp_path, spoil, message):
     model, classes, inputs = load_classifier(classifier)
     spoil(model)
     save_classifier(classifier, model, classes=classes, inputs=inputs)

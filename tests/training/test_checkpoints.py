@@ -248,9 +248,7 @@ def train(home: Path, params: Params) -> None:
     )
 
 
-def test_the_root_of_a_volume_that_the_group_may_write_is_a_place_for_checkpoints(
-    pipeline: Any, tiny_params: Params, home: Path
-):
+def test_the_root_of_a_volume_that_the_group_may_write_is_a_place_for_checkpoints(pipeline, tiny_params, home):
     with user_of_the_images():
         train(home, tiny_params)
     expected, written = pipeline.path("train_classifier", "classifier"), home / "classifier"
@@ -260,9 +258,7 @@ def test_the_root_of_a_volume_that_the_group_may_write_is_a_place_for_checkpoint
     assert sorted(left) == ["lost+found", "train_classifier"]
 
 
-def test_a_volume_that_the_user_may_not_write_is_an_error_before_the_training(
-    tiny_params: Params, home: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_volume_that_the_user_may_not_write_is_an_error_before_the_training(tiny_params, home, caplog):
     (home / "checkpoints").chmod(0o755)
     caplog.set_level(logging.INFO, "ctm")
     caplog.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Train):
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(train):
     first, rows = train("a", seed=3)
     torch.rand(3)
     second, again = train("b", seed=3)
@@ -102,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Trai
     assert not first.training
 
 
-def test_the_history_tells_loss_parts_scores_and_open_heads(train: Train):
+def test_the_history_tells_loss_parts_scores_and_open_heads(train):
     _, history = train()
     train_names = ["train_loss", "train_bce", "train_bce_unmasked", "train_gates"]
     val_names = ["val_loss", "val_map", "val_accuracy", "val_chance_map", "val_open_heads"]
@@ -111,9 +110,7 @@ def test_the_history_tells_loss_parts_scores_and_open_heads(train: Train):
     assert 0 < history[-1]["train_gates"] <= 6
 
 
-def test_a_patch_head_is_trained_beside_the_class_tokens_and_scored(
-    changed: Callable[..., Params], train: Train, losses: Losses
-):
+def test_a_patch_head_is_trained_beside_the_class_tokens_and_scored(changed, train, losses):
     params = changed(model={"patch_head": True})
     found = losses(params=params, pruning_weight=0.0)
     assert found["loss"] == pytest.approx(found["bce"] + found["patch_bce"])
@@ -123,9 +120,7 @@ def test_a_patch_head_is_trained_beside_the_class_tokens_and_scored(
 
 
 @pytest.mark.parametrize("group", ["lr", "head_lr", "gate_lr"])
-def test_each_of_the_three_rates_moves_its_own_parameters(
-    changed: Callable[..., Params], train: Train, tiny_shards: ShardFolder, group: str
-):
+def test_each_of_the_three_rates_moves_its_own_parameters(changed, train, tiny_shards, group):
     params = changed(model={"patch_head": True})
     rates = {"lr": STILL, "head_lr": STILL, "gate_lr": STILL, group: 1e-3}
     trained, _ = train(params=params, weight_decay=0.0, pruning_weight=1.0, **rates)
@@ -150,12 +145,7 @@ def test_each_of_the_three_rates_moves_its_own_parameters(
 )
 @pytest.mark.parametrize("step", [4, 6])
 def test_a_run_interrupted_in_a_later_epoch_ends_with_the_same_weights(
-    power_cut: Callable[..., AbstractContextManager[None]],
-    changed: Callable[..., Params],
-    train: Train,
-    tmp_path: Path,
-    settings: dict[str, Any],
-    step: int,
+    power_cut, changed, train, tmp_path, settings, step
 ):
     params = changed(model={"drop_path": 0.3})
     settings = {"epochs": 4, "gate_lr": 0.3, **settings}
@@ -169,9 +159,7 @@ def test_a_run_interrupted_in_a_later_epoch_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize(("sparsity", "heads"), [(0.0, 6), (0.5, 3), (2 / 3, 2)])
-def test_the_sparsity_asked_for_is_reached_and_the_heads_can_be_removed(
-    train: Train, tiny_shards: ShardFolder, sparsity: float, heads: int
-):
+def test_the_sparsity_asked_for_is_reached_and_the_heads_can_be_removed(train, tiny_shards, sparsity, heads):
     model, history = train(epochs=5, sparsity=sparsity, pruning_weight=0.0)
     closed = sum(int((gate.log_alpha < 0).sum()) for gate in model.gates)
     assert (closed, history[-1]["val_open_heads"], history[-1]["train_gates"]) == (6 - heads, heads, heads)
@@ -189,9 +177,7 @@ def test_a_sparsity_has_its_own_way_of_closing_heads():
         TrainClassifierConfig(epochs=2, sparsity=0.5, pruning_weight=0, keep="best")
 
 
-def test_with_a_sparsity_gates_are_not_drawn_and_closed_heads_learn_nothing(
-    tiny_params: Params, tiny_shards: ShardFolder
-):
+def test_with_a_sparsity_gates_are_not_drawn_and_closed_heads_learn_nothing(tiny_params, tiny_shards):
     model = build(tiny_params, tiny_shards).train()
     HeadSelection(model.gates, sparsity=0.5, warmup=0, steps=1)
     model.gates[0].log_alpha.data[1] = -1.0
@@ -204,18 +190,18 @@ def test_with_a_sparsity_gates_are_not_drawn_and_closed_heads_learn_nothing(
     assert found[0]["loss"].item() == found[1]["loss"].item() == found[0]["bce"].item()
     assert found[0]["gates"].item() == 5
     found[0]["loss"].backward()
-    values = model.attentions[0].qkv.weight.grad[48:].view(3, 8, -1)  # type: ignore[index, union-attr]
+    values = model.attentions[0].qkv.weight.grad[48:].view(3, 8, -1)
     assert [bool(head.any()) for head in values] == [True, False, True]
     assert all(gate.log_alpha.grad.ne(0).all() for gate in model.gates)  # of the closed head as well
 
 
-def test_a_run_that_closes_every_head_is_refused(changed: Callable[..., Params], train: Train):
+def test_a_run_that_closes_every_head_is_refused(changed, train):
     params = changed(gates={"initial": 0.1})
     with pytest.raises(ModelError, match=r"every head gate has closed.*Lower\s+train_classifier\.pruning_weight"):
         train(params=params, pruning_weight=5.0, gate_lr=5.0)
 
 
-def test_masking_rises_over_its_warmup(losses: Losses):
+def test_masking_rises_over_its_warmup(losses):
     def unmasked_alike(step: int, **settings: float) -> bool:
         found = losses(step=step, masking_ratio=0.9, **settings)
         return found["bce"] == found["bce_unmasked"]
@@ -231,13 +217,13 @@ def test_masking_rises_over_its_warmup(losses: Losses):
 @pytest.mark.parametrize(
     ("warmup", "step", "share"), [(2, 0, 0.0), (2, 5, 0.25), (2, 10, 0.5), (2, 20, 1.0), (2, 30, 1.0), (0, 0, 1.0)]
 )
-def test_lambda_rises_over_its_warmup(losses: Losses, warmup: float, step: int, share: float):
+def test_lambda_rises_over_its_warmup(losses, warmup, step, share):
     found = losses(step=step, pruning_weight=0.5, pruning_warmup_epochs=warmup)
     assert found["loss"] - found["bce"] == pytest.approx(share * 0.5 * found["gates"], abs=1e-6)
     assert found["gates"] == pytest.approx(6 * float(torch.sigmoid(torch.tensor(2.5 + 0.7913))), abs=1e-4)
 
 
-def test_gates_are_drawn_anew_in_each_step_from_the_seed_alone(changed: Callable[..., Params], losses: Losses):
+def test_gates_are_drawn_anew_in_each_step_from_the_seed_alone(changed, losses):
     params = changed(gates={"initial": 0.0})
     one = losses(params=params, step=1, masking_ratio=0.0)
     torch.rand(9)
@@ -247,9 +233,7 @@ def test_gates_are_drawn_anew_in_each_step_from_the_seed_alone(changed: Callable
     assert any(other != one["bce"] for other in others)
 
 
-def test_masking_hides_absent_classes_in_training_and_never_in_validation(
-    losses: Losses, tiny_params: Params, tiny_shards: ShardFolder
-):
+def test_masking_hides_absent_classes_in_training_and_never_in_validation(losses, tiny_params, tiny_shards):
     plain = losses(masking_ratio=0.0)
     masked = losses(masking_ratio=0.9)
     assert plain["bce"] != masked["bce"]
@@ -264,7 +248,7 @@ def test_masking_hides_absent_classes_in_training_and_never_in_validation(
     assert validated(0.0) == validated(0.9)
 
 
-def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(train: Train, caplog: pytest.LogCaptureFixture):
+def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(train, caplog):
     warned, learned = [], []
     for seed in (0, 1, 2):  # of 8 images a random ranking may be a lucky one
         caplog.clear()
@@ -278,13 +262,13 @@ def test_a_classifier_that_has_not_learned_is_said_so_at_the_end(train: Train, c
     assert "masking_warmup_epochs" in message
 
 
-def test_truth_is_never_opened(train: Train, tiny_shards: ShardFolder, rewrite: Any):
+def test_truth_is_never_opened(train, tiny_shards, rewrite):
     with_truth, _ = train("a")
     without, _ = train("b", shards=rewrite(tiny_shards, {"mask.png": None}))
     assert same(with_truth, without)
 
 
-def test_training_in_bf16_keeps_weights_in_fp32(train: Train, tiny_params: Params, tiny_shards: ShardFolder):
+def test_training_in_bf16_keeps_weights_in_fp32(train, tiny_params, tiny_shards):
     seen = set()
 
     def see(module: nn.Module, _: Any, output: Any) -> None:

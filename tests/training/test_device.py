@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,8 +32,8 @@ def test_half_precision_of_gpus_is_refused_on_the_cpu():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_matrix_products_run_in_the_precision_and_weights_stay_in_fp32(precision: str, dtype: torch.dtype):
-    fabric = setup_fabric(torch.device("cpu"), precision)  # type: ignore[arg-type]
+def test_matrix_products_run_in_the_precision_and_weights_stay_in_fp32(precision, dtype):
+    fabric = setup_fabric(torch.device("cpu"), precision)
     layer = fabric.setup_module(torch.nn.Linear(2, 2))
     inside = []
     layer.module.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
@@ -62,9 +61,7 @@ def test_every_step_has_a_seed_of_its_own_that_torch_takes():
     ("workers", "device", "world", "expected"),
     [(None, "cpu", 1, 0), (3, "cpu", 1, 3), (0, "cuda", 1, 0), (None, "cuda", 1, None), (None, "cuda", 10**6, 1)],
 )
-def test_a_gpu_has_decoding_processes_for_its_share_of_the_cores(
-    workers: int | None, device: str, world: int, expected: int | None, tmp_path: Path
-):
+def test_a_gpu_has_decoding_processes_for_its_share_of_the_cores(workers, device, world, expected, tmp_path):
     launch = Launch(world=world, local_world=world)
     context = Context(device="auto", workers=workers, checkpoints=tmp_path, resume=False, launch=launch)
     if expected is None:

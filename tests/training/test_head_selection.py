@@ -13,7 +13,7 @@ from ctm.training.head_selection import LEAST, MOMENTUM, HeadSelection, closed_f
 @pytest.mark.parametrize(
     ("step", "fraction"), [(0, 0), (10, 0), (15, 0.5 * (1 - 0.5**3)), (20, 0.5), (99, 0.5), (12.5, 0.5 * (1 - 0.75**3))]
 )
-def test_the_schedule_is_cubic_between_start_and_end(step: float, fraction: float):
+def test_the_schedule_is_cubic_between_start_and_end(step, fraction):
     assert closed_fraction(step, start=10, end=20, target=0.5) == pytest.approx(fraction)
 
 
@@ -27,7 +27,7 @@ def test_the_schedule_is_cubic_between_start_and_end(step: float, fraction: floa
         ([[1.0, 1.0], [1.0, 1.0]], [1, 3, 0, 2]),  # of equals the first is the best, and closes first
     ],
 )
-def test_the_lowest_logits_close_first_and_the_best_of_each_block_last(logits: list[list[float]], order: list[int]):
+def test_the_lowest_logits_close_first_and_the_best_of_each_block_last(logits, order):
     assert closing_order(torch.tensor(logits)) == order
 
 
@@ -73,9 +73,7 @@ def test_the_heads_with_the_smallest_gradients_end_closed_and_the_others_open():
     ("sparsity", "closed"), [(0.0, 0), (0.2, 1), (1 / 3, 2), (0.5, 3), (2 / 3, 4), (0.8, 5), (0.99, 5)]
 )
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
-def test_the_sparsity_is_met_exactly_however_short_the_training_but_one_head_stays(
-    sparsity: float, closed: int, steps: int
-):
+def test_the_sparsity_is_met_exactly_however_short_the_training_but_one_head_stays(sparsity, closed, steps):
     found = gates()
     assert run(found, GRADIENT, sparsity=sparsity, steps=steps)[-1] == closed
     assert all(gate.open_heads().tolist() == (gate.log_alpha > 0).tolist() for gate in found)

@@ -28,9 +28,7 @@ RETURN_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIG
 
 @pytest.mark.parametrize("ended_by", RETURN_CODES, ids=lambda number: number.name)
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_a_training_ended_at_random_moments_gives_the_bytes_of_an_undisturbed_one(
-    trainings_of, stage: str, ended_by: signal.Signals
-):
+def test_a_training_ended_at_random_moments_gives_the_bytes_of_an_undisturbed_one(trainings_of, stage, ended_by):
     trainings = trainings_of(stage, epochs=EPOCHS, batch_size=4, **SETTINGS[stage])
     assert trainings.run("undisturbed")[0] == 0
     rng = random.Random(f"{stage} {ended_by}")
@@ -50,7 +48,7 @@ def test_a_training_ended_at_random_moments_gives_the_bytes_of_an_undisturbed_on
 def end_at_random(process: subprocess.Popen[str], rng: random.Random, number: signal.Signals) -> str:
     """Lets a training have some epochs more, ends it in the middle of whatever it does then, and gives its log."""
     epochs, lines = rng.randint(1, 6), []
-    for line in process.stdout:  # type: ignore[union-attr]
+    for line in process.stdout:
         lines.append(line)
         epochs -= "  epoch " in line
         if not epochs:

@@ -39,7 +39,7 @@ class Numbers(Dataset[Batch]):
     def __len__(self) -> int:
         return SAMPLES
 
-    def __getitem__(self, item: tuple[int, int]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
         index, epoch = item
         noise = torch.randn(4, generator=torch.Generator().manual_seed(1000 * epoch + index))
         return {"x": self.x[index] + 0.01 * noise, "y": self.y[index]}
@@ -121,7 +121,7 @@ def same(one: nn.Module | dict[str, Tensor], two: nn.Module | dict[str, Tensor])
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_history_has_a_row_an_epoch_with_means_scores_and_rate(tmp_path: Path):
+def test_the_history_has_a_row_an_epoch_with_means_scores_and_rate(tmp_path):
     task = Regression()
     model, history = train(tmp_path, task, batch=8)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
@@ -133,21 +133,21 @@ def test_the_history_has_a_row_an_epoch_with_means_scores_and_rate(tmp_path: Pat
     assert [progress.step for progress in task.progress] == list(range(12))
 
 
-def test_a_mean_of_equal_batches_is_that_of_one_larger_batch(tmp_path: Path):
+def test_a_mean_of_equal_batches_is_that_of_one_larger_batch(tmp_path):
     small, rows = train(tmp_path / "a", batch=2, plain=True, accumulate=4)
     large, expected = train(tmp_path / "b", batch=8, plain=True)
     for one, two in zip(small.parameters(), large.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
     assert [row["lr"] for row in rows] == pytest.approx([row["lr"] for row in expected])
     without, _ = train(tmp_path / "c", batch=2, plain=True)
-    assert not torch.allclose(without[0].weight, large[0].weight, atol=1e-3)  # type: ignore[index, arg-type]
+    assert not torch.allclose(without[0].weight, large[0].weight, atol=1e-3)
 
 
-def test_clipping_bounds_the_step_and_can_be_left_out(tmp_path: Path):
+def test_clipping_bounds_the_step_and_can_be_left_out(tmp_path):
     clipped, _ = train(tmp_path / "a", plain=True, clip_grad_norm=1e-12, weight_decay=0, lr=1e-6)
     free, _ = train(tmp_path / "b", plain=True, clip_grad_norm=None, weight_decay=0, lr=1e-6)
     start = network(plain=True)
-    moved = [float((model[0].weight - start[0].weight).detach().abs().max()) for model in (clipped, free)]  # type: ignore
+    moved = [float((model[0].weight - start[0].weight).detach().abs().max()) for model in (clipped, free)]
     assert moved[0] < moved[1] / 10
 
 
@@ -169,14 +169,12 @@ def check_resuming(
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_an_interrupted_run_ends_as_if_nothing_had_happened_by_training_the_missing_epochs(
-    tmp_path: Path, keep: str, epoch: int
-):
+def test_an_interrupted_run_ends_as_if_nothing_had_happened_by_training_the_missing_epochs(tmp_path, keep, epoch):
     rest = check_resuming(tmp_path, Regression(fail=5 * (epoch - 1) + 2), keep=keep, accumulate=2)
     assert {progress.step // progress.steps_per_epoch for progress in rest.progress} == set(range(epoch - 1, 4))
 
 
-def test_in_a_long_epoch_states_are_saved_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_in_a_long_epoch_states_are_saved_in_between(tmp_path, monkeypatch):
     monkeypatch.setattr("ctm.training.loop.SECONDS_BETWEEN_STATES", 0.0)
     assert len(check_resuming(tmp_path, Regression(fail=8)).progress) == 20 - 8
 
@@ -217,15 +215,13 @@ class Terminated(Regression):
 @pytest.mark.parametrize(
     "moment", [{"train": 1}, {"train": 2}, {"train": 5}, {"train": 8}, {"val": 1}, {"val": 5}, {"train": 20}], ids=str
 )
-def test_sigterm_at_any_moment_saves_a_state_from_which_the_very_same_weights_come(
-    sigterm: None, tmp_path: Path, moment: dict[str, int], keep: str
-):
+def test_sigterm_at_any_moment_saves_a_state_from_which_the_very_same_weights_come(sigterm, tmp_path, moment, keep):
     task = Terminated(**moment)
     rest = check_resuming(tmp_path, task, error=Preempted, keep=keep, accumulate=2)
     assert len(task.progress) + len(rest.progress) == 4 * 5, "a batch was trained twice or left out"
 
 
-def test_the_loss_scale_of_fp16_is_part_of_the_state(tmp_path: Path):
+def test_the_loss_scale_of_fp16_is_part_of_the_state(tmp_path):
     """On a CPU, whose autocast knows fp16; the product leaves it to GPUs."""
 
     def half(scale: float) -> Fabric:
@@ -239,11 +235,11 @@ def test_the_loss_scale_of_fp16_is_part_of_the_state(tmp_path: Path):
     resumed, again = train(tmp_path / "b", plain=True, fabric=fabric)
     assert again == rows
     assert same(resumed, undisturbed)
-    assert fabric.strategy.precision.state_dict()["scale"] > 8.0  # type: ignore[attr-defined]
+    assert fabric.strategy.precision.state_dict()["scale"] > 8.0
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_finished_run_is_not_trained_again(tmp_path: Path, keep: str):
+def test_a_finished_run_is_not_trained_again(tmp_path, keep):
     model, rows = train(tmp_path, keep=keep)
     task = Regression()
     again, same_rows = train(tmp_path, task, keep=keep)
@@ -252,7 +248,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, keep: str):
     assert same(again, model)
 
 
-def test_without_resume_everything_is_trained_anew(tmp_path: Path):
+def test_without_resume_everything_is_trained_anew(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, Regression(fail=10))
     task = Regression()
@@ -269,7 +265,7 @@ def test_without_resume_everything_is_trained_anew(tmp_path: Path):
         ("last", (0.9, 0.1, 0.1, 0.0), 3),
     ],
 )
-def test_the_epoch_that_is_asked_for_is_kept(tmp_path: Path, keep: str, scores: tuple[float | None, ...], epoch: int):
+def test_the_epoch_that_is_asked_for_is_kept(tmp_path, keep, scores, epoch):
     task = Regression(values=scores)
     model, history = train(tmp_path, task, keep=keep)
     assert same(model, task.seen[epoch])
@@ -277,7 +273,7 @@ def test_the_epoch_that_is_asked_for_is_kept(tmp_path: Path, keep: str, scores: 
     assert [row["val_score"] for row in history] == list(scores)
 
 
-def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path: Path):
+def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path):
     steps: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, Regression(fail=10), accumulate=2, before_step=steps.append)
@@ -285,37 +281,37 @@ def test_the_number_of_each_step_is_told_before_it_is_taken(tmp_path: Path):
     assert steps == list(range(4 * 3))  # five batches an epoch
 
 
-def test_what_is_done_to_the_gradients_before_a_step_is_stepped_with(tmp_path: Path):
+def test_what_is_done_to_the_gradients_before_a_step_is_stepped_with(tmp_path):
     def without_bias(step: int) -> None:
         layer.bias.grad = None
 
     class Watched(Regression):
         def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
             nonlocal layer
-            layer = model.module[0]  # type: ignore[index, union-attr, assignment]
+            layer = model.module[0]
             return super().losses(model, batch, progress)
 
     layer = nn.Linear(1, 1)
     model, _ = train(tmp_path, Watched(), plain=True, before_step=without_bias)
     start = network(plain=True)
-    assert torch.equal(model[0].bias, start[0].bias)  # type: ignore[index]
-    assert not torch.equal(model[0].weight, start[0].weight)  # type: ignore[index]
+    assert torch.equal(model[0].bias, start[0].bias)
+    assert not torch.equal(model[0].weight, start[0].weight)
 
 
-def test_without_a_score_the_last_epoch_is_kept(tmp_path: Path):
+def test_without_a_score_the_last_epoch_is_kept(tmp_path):
     model, history = train(tmp_path / "a", val=False, keep="best")
     assert same(model, train(tmp_path / "b", val=False, keep="last")[0])
     assert list(history[0]) == ["epoch", "train_loss", "train_size", "lr"]
 
 
-def test_an_old_best_epoch_is_not_taken_for_one_of_this_run(tmp_path: Path):
+def test_an_old_best_epoch_is_not_taken_for_one_of_this_run(tmp_path):
     train(tmp_path, Regression(values=(0.9, 0.1, 0.1, 0.0)), keep="best")
     task = Regression(values=(None, None, None, None))
     model, _ = train(tmp_path, task, keep="best", resume=False)
     assert same(model, task.seen[3])
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_checkpointed(tmp_path: Path):
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_checkpointed(tmp_path):
     with pytest.raises(ModelError, match=r"training loss of epoch 2 is nan: lower the learning rates.*precision: fp32"):
         train(tmp_path, Regression(nan=2))
     task = Regression()
@@ -327,7 +323,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_checkpointed(tmp_path:
 @pytest.mark.parametrize(
     ("step", "epochs", "value"), [(0, 2, 0), (5, 2, 0.25), (20, 2, 1), (99, 2, 1), (0, 0, 1), (5, 0.5, 1)]
 )
-def test_a_ramp_rises_over_its_epochs_and_stays_at_one(step: int, epochs: float, value: float):
+def test_a_ramp_rises_over_its_epochs_and_stays_at_one(step, epochs, value):
     assert Progress(step=step, steps_per_epoch=10).ramp(epochs) == pytest.approx(value)
 
 

@@ -40,13 +40,13 @@ def written_out(name: str, logits: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_those_of_their_papers(name: str):
+def test_losses_are_those_of_their_papers(name):
     logits, target = draw(ignored=False)
     assert torch.allclose(LOSSES[name](logits, target), written_out(name, logits, target))
 
 
 @every_loss
-def test_ignored_pixels_count_neither_in_the_mean_nor_in_the_gradient(loss: Loss):
+def test_ignored_pixels_count_neither_in_the_mean_nor_in_the_gradient(loss):
     logits, target = draw()
     logits.requires_grad_()
     found = loss(logits, target)
@@ -59,7 +59,7 @@ def test_ignored_pixels_count_neither_in_the_mean_nor_in_the_gradient(loss: Loss
 
 
 @every_loss
-def test_a_batch_without_a_decision_is_worth_nothing(loss: Loss):
+def test_a_batch_without_a_decision_is_worth_nothing(loss):
     logits = draw()[0].requires_grad_()
     found = loss(logits, torch.full((2, 4, 3), 255))
     found.backward()
@@ -69,7 +69,7 @@ def test_a_batch_without_a_decision_is_worth_nothing(loss: Loss):
 
 
 @pytest.mark.parametrize("name", ["sce", "bootstrap"])
-def test_a_label_that_contradicts_a_sure_network_pulls_less_than_under_cross_entropy(name: str):
+def test_a_label_that_contradicts_a_sure_network_pulls_less_than_under_cross_entropy(name):
     def pull(loss: Loss) -> float:
         logits = torch.tensor([6.0, 0.0, 0.0]).view(1, 3, 1, 1).requires_grad_()
         loss(logits, torch.ones(1, 1, 1, dtype=torch.int64)).backward()

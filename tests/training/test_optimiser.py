@@ -32,7 +32,7 @@ def rates(*, warmup: int, total: int, peaks: tuple[float, ...] = (1.0,)) -> list
     ("warmup", "expected"),
     [(3, [1 / 4, 2 / 4, 3 / 4, 1, 0.5 * (1 + 2**-0.5), 0.5, 0.5 * (1 - 2**-0.5), 0]), (0, [1, 0.5, 0])],
 )
-def test_the_rate_rises_linearly_and_falls_on_half_a_cosine_to_zero(warmup: int, expected: list[float]):
+def test_the_rate_rises_linearly_and_falls_on_half_a_cosine_to_zero(warmup, expected):
     assert [rate for (rate,) in rates(warmup=warmup, total=len(expected) - 1)] == pytest.approx(expected)
 
 
@@ -49,7 +49,7 @@ def model() -> ClassTokenViT:
     return ClassTokenViT(config, GatesConfig(), num_classes=3, in_channels=2)
 
 
-def test_nothing_decays_but_weights_of_layers(model: ClassTokenViT):
+def test_nothing_decays_but_weights_of_layers(model):
     config = TrainClassifierConfig(epochs=2, weight_decay=0.3, betas=(0.8, 0.9))
     optimiser = build_optimiser(model, config, rates={"all": 1e-3}, group_of=lambda name: "all")
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -65,7 +65,7 @@ def test_nothing_decays_but_weights_of_layers(model: ClassTokenViT):
     assert all(group["betas"] == (0.8, 0.9) for group in optimiser.param_groups)
 
 
-def test_each_group_gets_its_rate_and_frozen_parameters_get_none(model: ClassTokenViT):
+def test_each_group_gets_its_rate_and_frozen_parameters_get_none(model):
     model.patch_embed.requires_grad_(False)
     optimiser = build_optimiser(
         model,

@@ -9,12 +9,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from ctm.params import Params
 from ctm.runtime.context import Launch
 from tests.stage_commands import WITHOUT_BATCH_NORM, Commands
 
@@ -43,7 +41,7 @@ def curve_of_two(trainings: Commands) -> tuple[list[dict[str, float]], str]:
 
 
 @pytest.mark.parametrize("stage", CURVES)
-def test_two_processes_have_the_curve_of_one(trainings_of, stage: str):
+def test_two_processes_have_the_curve_of_one(trainings_of, stage):
     trainings = trainings_of(stage, precision="fp64", epochs=STEPS, batch_size=24, **CURVES[stage])
     curve, log = curve_of_two(trainings)
     assert log.count(f"  epoch {STEPS}/{STEPS}") == 1, "one process speaks for all"
@@ -61,7 +59,7 @@ def test_two_processes_train_themselves_on_the_masks_of_the_first(trainings_of):
 
 
 @pytest.mark.parametrize("stage", ["train_classifier", "extract_pseudomasks"])
-def test_two_nodes_that_share_a_disk_give_what_one_gives(trainings_of, stage: str):
+def test_two_nodes_that_share_a_disk_give_what_one_gives(trainings_of, stage):
     """Two torchruns on this machine, which take each other for another one."""
     runs = trainings_of(stage, batch_size=8)
     assert runs.run("one")[0] == 0
@@ -139,7 +137,7 @@ def test_a_run_of_two_processes_goes_on_in_one(trainings_of):
     process.communicate(timeout=60)
     alone = trainings.start("run")
     lines = []
-    for line in alone.stdout:  # type: ignore[union-attr]
+    for line in alone.stdout:
         lines.append(line)
         if "  epoch " in line:
             break
@@ -161,13 +159,13 @@ def test_batch_normalisation_is_refused_where_it_cannot_be_shared(trainings_of):
     assert "has batch normalisation, whose statistics several processes share on GPUs only" in log
 
 
-def test_stages_of_one_process_refuse_several(pipeline: Any, tiny_params: Params, tmp_path: Path):
+def test_stages_of_one_process_refuse_several(pipeline, tiny_params, tmp_path):
     code, log = Commands("prune_heads", tiny_params, pipeline.inputs("prune_heads"), tmp_path).run("run", processes=2)
     assert code == 1
     assert "prune-heads runs as one process, and torchrun has started 2" in log
 
 
-def test_one_process_is_the_first_and_only(monkeypatch: pytest.MonkeyPatch):
+def test_one_process_is_the_first_and_only(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert Launch.from_environment() == Launch(rank=0, world=1, local_rank=0, local_world=1)

@@ -49,7 +49,7 @@ def masks(tiny_shards: ShardFolder, tmp_path: Path) -> ShardFolder:
     return write_masks(tiny_shards, tmp_path / "masks")
 
 
-def test_in_half_precision_convolutions_have_their_channels_last(train: Train):
+def test_in_half_precision_convolutions_have_their_channels_last(train):
     seen: dict[str, set[bool]] = {}
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -70,22 +70,14 @@ def test_in_half_precision_convolutions_have_their_channels_last(train: Train):
 
 @pytest.mark.parametrize("settings", [{}, {"self_training": 1, "loss": "sce", "epochs": 1}], ids=["once", "rounds"])
 @pytest.mark.parametrize("truth", [None, b"no picture at all"], ids=["missing", "garbled"])
-def test_the_truth_is_never_opened(
-    train: Train,
-    rewrite: Callable[..., ShardFolder],
-    tiny_shards: ShardFolder,
-    settings: dict[str, Any],
-    truth: bytes | None,
-):
+def test_the_truth_is_never_opened(train, rewrite, tiny_shards, settings, truth):
     blind = rewrite(tiny_shards, {"mask.png": truth})
     with pytest.raises(ArtifactError):
         blind.split("train").mask(0, "mask.png")
     assert train("without", shards=blind, **settings) == train("with", **settings)
 
 
-def test_supervision_by_the_truth_is_the_same_training_with_other_masks(
-    train: Train, rewrite: Callable[..., ShardFolder], tiny_shards: ShardFolder, masks: ShardFolder
-):
+def test_supervision_by_the_truth_is_the_same_training_with_other_masks(train, rewrite, tiny_shards, masks):
     truth = tiny_shards.split("train")
 
     def true_in_train(split: Split, index: int, members: Members) -> Members:
@@ -97,9 +89,7 @@ def test_supervision_by_the_truth_is_the_same_training_with_other_masks(
     assert found != train("pseudo", epochs=1)
 
 
-def test_images_without_truth_are_left_out_of_it_and_the_truth_of_val_is_not_opened(
-    train: Train, rewrite: Callable[..., ShardFolder], tiny_shards: ShardFolder
-):
+def test_images_without_truth_are_left_out_of_it_and_the_truth_of_val_is_not_opened(train, rewrite, tiny_shards):
     settings = {"supervision": "truth", "augment": AugmentConfig(flip="none"), "batch_size": 4}
 
     def eight_have_a_truth(others: bool) -> Callable[..., Members | None]:
@@ -117,17 +107,13 @@ def test_images_without_truth_are_left_out_of_it_and_the_truth_of_val_is_not_ope
     assert train("b", shards=among, **settings) == expected
 
 
-def test_without_any_truth_the_upper_bound_is_refused(
-    train: Train, tiny_shards: ShardFolder, rewrite: Callable[..., ShardFolder]
-):
+def test_without_any_truth_the_upper_bound_is_refused(train, tiny_shards, rewrite):
     blind = rewrite(tiny_shards, {"mask.png": None})
     with pytest.raises(ArtifactError, match=r"no train image has a true mask.*or set supervision: pseudomasks"):
         train(shards=blind, supervision="truth")
 
 
-def test_pixels_of_too_little_confidence_are_not_learned(
-    train: Train, rewrite: Callable[..., ShardFolder], masks: ShardFolder
-):
+def test_pixels_of_too_little_confidence_are_not_learned(train, rewrite, masks):
     """Where half of each mask is unsure, it is as if that half were undecided."""
 
     def half_unsure(split: Split, index: int, members: Members) -> Members:
@@ -147,7 +133,7 @@ def test_pixels_of_too_little_confidence_are_not_learned(
     assert train("c", masks=unsure, epochs=1, min_confidence=0.49) != expected
 
 
-def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_gives_it(train: Train):
+def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_gives_it(train):
     with pytest.raises(ArtifactError, match=r"min_confidence 0\.5 needs: set extract_pseudomasks\.confidence: true"):
         train(min_confidence=0.5)
 
@@ -163,12 +149,12 @@ def test_a_confidence_that_the_pseudomasks_lack_is_told_with_the_parameter_that_
         ({"supervision": "truth", "min_confidence": 0.5}, r"min_confidence \(0\.5\) has no say: set it to 0"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str):
+def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainSegmenterConfig(epochs=2, **settings)
 
 
-def test_a_frozen_encoder_is_written_as_it_was_read(train: Train, tmp_path: Path):
+def test_a_frozen_encoder_is_written_as_it_was_read(train, tmp_path):
     torch.manual_seed(3)
     sizes = {"depth": 1, "embed_dim": 16, "num_heads": 2, "patch_size": 8}
     weights = timm.create_model("test_vit", img_size=32, in_chans=15, num_classes=0, **sizes).state_dict()
@@ -179,40 +165,38 @@ def test_a_frozen_encoder_is_written_as_it_was_read(train: Train, tmp_path: Path
     assert all(torch.equal(written[f"encoder.{name}"], value) for name, value in weights.items())
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(train: Train):
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(train):
     first = train("a", seed=1)
     torch.rand(3)
     assert train("b", seed=1) == first
     assert train("c", seed=2)[0] != first[0]
 
 
-def test_the_history_measures_agreement_with_the_pseudomasks(train: Train):
+def test_the_history_measures_agreement_with_the_pseudomasks(train):
     _, history = train()
     assert [list(row) for row in history] == [["epoch", "train_loss", "val_pseudo_miou", "lr"]] * 2
 
 
-def test_without_pseudomasks_of_val_it_trains_and_scores_nothing(
-    train: Train, tiny_shards: ShardFolder, tmp_path: Path
-):
+def test_without_pseudomasks_of_val_it_trains_and_scores_nothing(train, tiny_shards, tmp_path):
     train_alone = write_masks(tiny_shards, tmp_path / "masks", splits=("train",))
     _, history = train(masks=train_alone, keep="best")
     assert [list(row) for row in history] == [["epoch", "train_loss", "lr"]] * 2
 
 
-def test_without_pseudomasks_of_train_it_says_so(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
+def test_without_pseudomasks_of_train_it_says_so(train, tiny_shards, tmp_path):
     val_alone = write_masks(tiny_shards, tmp_path / "masks", splits=("val",))
     with pytest.raises(ArtifactError, match="train"):
         train(masks=val_alone)
 
 
-def test_pseudomasks_of_other_images_are_refused(train: Train, masks: ShardFolder):
+def test_pseudomasks_of_other_images_are_refused(train, masks):
     entries = {"train": masks.index.splits["val"]}
     write_index(masks.path, masks.index.model_copy(update={"splits": entries}))
     with pytest.raises(ArtifactError, match=r"no sample.*made from other data"):
         train(masks=ShardFolder.open(masks.path))
 
 
-def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(fit: Callable[..., Any]):
+def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(fit):
     def trained(decay: float) -> dict[str, torch.Tensor]:
         settings = {"arch": "vit", "encoder": "test_vit", "options": {}, "lr": 1e-6, "weight_decay": decay}
         model, *_ = fit(str(decay), **settings)
@@ -224,7 +208,7 @@ def test_decay_alone_leaves_tokens_positions_norms_and_biases_of_the_encoder(fit
     assert {"encoder.cls_token", "encoder.pos_embed"} <= without.keys() - shrunk
 
 
-def test_encoder_and_decoder_have_rates_of_their_own(fit: Callable[..., Any]):
+def test_encoder_and_decoder_have_rates_of_their_own(fit):
     def trained(**settings: Any) -> dict[str, torch.Tensor]:
         model, *_ = fit(str(settings), **{"epochs": 2, "weight_decay": 0.0, **settings})
         return dict(model.named_parameters())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def own(shards: ShardFolder, candidates: ShardFolder, folder: Path) -> ShardFold
     return ShardFolder.open(folder)
 
 
-def test_a_mask_holds_its_images_candidates_alone(tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path):
+def test_a_mask_holds_its_images_candidates_alone(tiny_shards, masks, tmp_path):
     written = own(tiny_shards, masks, tmp_path / "own").split("train")
     assert written.keys == tiny_shards.split("train").keys
     assert len(written) == 24
@@ -101,7 +100,7 @@ def test_a_mask_holds_its_images_candidates_alone(tiny_shards: ShardFolder, mask
     assert any(len(np.unique(written.mask(index, "png"))) == 2 for index in range(24))
 
 
-def test_candidates_are_joined_by_key(tiny_shards: ShardFolder, tmp_path: Path):
+def test_candidates_are_joined_by_key(tiny_shards, tmp_path):
     masks = write_candidates(tiny_shards, tmp_path / "masks", lambda index: (index % 8,))
     turned = tmp_path / "turned"
     split = masks.split("train")
@@ -113,9 +112,7 @@ def test_candidates_are_joined_by_key(tiny_shards: ShardFolder, tmp_path: Path):
     assert all(np.unique(written.mask(index, "png")).tolist() == [index % 8] for index in range(24))
 
 
-def test_the_background_is_always_a_candidate_but_where_there_is_no_other(
-    masks: ShardFolder, tiny_shards: ShardFolder, tmp_path: Path
-):
+def test_the_background_is_always_a_candidate_but_where_there_is_no_other(masks, tiny_shards, tmp_path):
     def labels(index: int) -> tuple[int, ...]:
         return () if index == 0 else (1 + index % 7,)
 
@@ -128,9 +125,7 @@ def test_the_background_is_always_a_candidate_but_where_there_is_no_other(
     assert any(0 in found for found in values)
 
 
-def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(
-    tiny_shards: ShardFolder, masks: ShardFolder, tmp_path: Path
-):
+def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(tiny_shards, masks, tmp_path):
     own(tiny_shards, masks, tmp_path / "own")
     files = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
     inodes = {path.stat().st_ino for path in (tmp_path / "own").iterdir()}
@@ -142,13 +137,13 @@ def test_masks_that_are_complete_are_taken_as_they_are_and_others_made_anew(
     assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == files
 
 
-def test_the_history_counts_its_epochs_through_all_rounds(train: Train):
+def test_the_history_counts_its_epochs_through_all_rounds(train):
     _, history = train()
     assert [(row["round"], row["epoch"]) for row in history] == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]
     assert list(history[0]) == ["epoch", "train_loss", "val_pseudo_miou", "lr", "round"]
 
 
-def test_a_round_learns_something_else_than_the_first(train: Train):
+def test_a_round_learns_something_else_than_the_first(train):
     weights = [train(f"{n}", self_training=n, epochs=1, warmup_epochs=0)[0] for n in range(3)]
     assert len(set(weights)) == 3
 
@@ -158,13 +153,7 @@ ROUND = 6
 
 
 @pytest.mark.parametrize("settings", [{}, {"keep": "best"}, {"min_confidence": 0.6}], ids=["last", "best", "confident"])
-def test_an_interrupted_run_ends_in_the_bytes_of_an_undisturbed_one(
-    power_cut: Callable[..., AbstractContextManager[None]],
-    train: Train,
-    masks: ShardFolder,
-    tmp_path: Path,
-    settings: dict[str, Any],
-):
+def test_an_interrupted_run_ends_in_the_bytes_of_an_undisturbed_one(power_cut, train, masks, tmp_path, settings):
     undisturbed = train("a", **settings)
     for step in (ROUND - 1, ROUND + 1, ROUND + 1):  # from each start: the second epochs of rounds 0, 1 and 2
         with power_cut(step=step):
@@ -173,7 +162,7 @@ def test_an_interrupted_run_ends_in_the_bytes_of_an_undisturbed_one(
     assert train("b", **settings) == undisturbed
 
 
-def test_a_finished_round_is_not_trained_again(power_cut: Callable[..., AbstractContextManager[None]], train: Train):
+def test_a_finished_round_is_not_trained_again(power_cut, train):
     with power_cut(step=2 * ROUND + 1):
         train()
     steps = itertools.count()
@@ -185,7 +174,7 @@ def test_a_finished_round_is_not_trained_again(power_cut: Callable[..., Abstract
     assert next(steps) == ROUND
 
 
-def test_a_run_that_starts_anew_forgets_every_round(train: Train, tiny_shards: ShardFolder, tmp_path: Path):
+def test_a_run_that_starts_anew_forgets_every_round(train, tiny_shards, tmp_path):
     other = write_candidates(tiny_shards, tmp_path / "others", lambda index: (index % 8,))
     expected = train("a")
     train("b", masks=other)
