@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 
 from ctm.data.datasets.reader import Decode, Entry, Problem, RawDataset, RawFile
 from ctm.data.sample import Georeference, decode_image, encode_mask
 from ctm.data.shards import TRUTH
 from ctm.data.statistics import Moments, channel_moments
 from ctm.errors import CtmError, DataError
+from ctm.runtime.preemption import preemption_deferred
 from ctm.runtime.storage import FileStat, Tree
 
 __all__ = ["Decoded", "decode_entries"]
@@ -106,11 +107,13 @@ def decode_entries(
     # A fresh server process forks the workers: forking this one, with its threads and locks, can hang.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    _start_server()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(recipe,))
     try:
         waiting: deque[Future[list[Decoded | Problem]]] = deque()
         for chunk in chunks:
-            waiting.append(pool.submit(_work_in_worker, chunk))
+            with preemption_deferred():  # else a worker that is just being started would be left behind
+                waiting.append(pool.submit(_work_in_worker, chunk))
             if len(waiting) >= CHUNKS_A_WORKER * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -122,6 +125,16 @@ def decode_entries(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_server() -> None:
+    """Starts the server process with Ctrl-C blocked, for it and the workers: the process that feeds them ends them."""
+    resource_tracker.ensure_running()  # would lift the block as it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _chunks(entries: Sequence[Entry], files: Mapping[str, FileStat]) -> Iterator[_Chunk]:
@@ -144,7 +157,6 @@ _recipe: _Recipe
 def _start_worker(recipe: _Recipe) -> None:
     global _recipe  # noqa: PLW0603 - sent once, not with every chunk: it may hold a connection
     _recipe = recipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that feeds it ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

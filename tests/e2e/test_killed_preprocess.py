@@ -82,3 +82,23 @@ def test_killed_at_ten_random_moments_it_ends_in_the_bytes_of_an_undisturbed_run
         assert digest(root) == expected, f"killed after {percent} % of {duration:.1f} s"
         assert not list((root / ".ctm" / "checkpoints").rglob("*.tar"))
     assert resumed, f"only {resumed} of the kills found finished shards"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.3])
+def test_ctrl_c_while_the_workers_start_is_one_line(photographs: Path, tmp_path: Path, seconds: float) -> None:
+    process = start(tmp_path / "ended", photographs)
+    while not has_server(process.pid):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, log = process.communicate()
+    assert process.returncode == 130, log
+    assert log.splitlines()[1:] == ["ended by Ctrl-C; the same command goes on where it was"]
+    assert is_gone(process.pid)
+
+
+def has_server(pid: int) -> bool:
+    """Whether a process has started the one that forks its workers."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return any(b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
