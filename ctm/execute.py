@@ -183,14 +183,17 @@ def _check_places(inputs: Mapping[str, Place], outputs: Mapping[str, Path]) -> N
 def _check_writable(stage: Stage, outputs: Mapping[str, Path]) -> None:
     """Refuses now, and not after hours, to write where nothing can be written."""
     for name, path in outputs.items():
+        is_folder = name in stage.outputs and stage.outputs[name].kind in (Kind.DATASET, Kind.MODEL)
         place = next(parent for parent in path.absolute().parents if parent.exists())
         wrong = None
         if not place.is_dir():
             wrong = f"{place} is a file, no folder"
         elif not os.access(place, os.W_OK | os.X_OK):
             wrong = f"nothing may be written into {place}"
-        elif path.is_file() and name in stage.outputs and stage.outputs[name].kind in (Kind.DATASET, Kind.MODEL):
+        elif path.is_file() and is_folder:
             wrong = "it is a file, and a folder is to be written"
+        elif path.is_dir() and not is_folder:
+            wrong = "it is a folder, and a file is to be written"
         if wrong:
             raise ArtifactError(f"--{name.replace('_', '-')} {path}: {wrong}. Name another place.")
 

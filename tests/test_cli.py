@@ -425,6 +425,7 @@ def test_a_shell_completes_names(monkeypatch: pytest.MonkeyPatch, line: str, fou
         ),
         ("train-classifier --classifier file/x", "file is a file, no folder. Name another place."),
         ("train-classifier --metrics folder", "--metrics folder is a folder that ctm did not write"),
+        ("train-classifier --metrics {pruned}", "it is a folder, and a file is to be written. Name another place."),
         ("compare --pruned {pruned} --report folder", "folder is a folder, which a file would replace: name a file."),
     ],
 )
