@@ -29,7 +29,7 @@ def staged_outputs(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         yield partial
         for path in partial.values():
             path.lstat()  # one that was not written is an error before anything is moved
-        with preemption_deferred():
+        with preemption_deferred(patient=True):
             for name, path in outputs.items():
                 replace(partial[name], path)
     finally:

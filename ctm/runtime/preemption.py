@@ -33,6 +33,8 @@ class Request:
     """Whether the process has been asked to end."""
 
     made: bool = False
+    patient: bool = False
+    """Whether a second Ctrl-C waits for the work, too."""
 
 
 _requests: list[Request] = []
@@ -43,7 +45,7 @@ def end_on_signals() -> None:
     """From now on SIGTERM and Ctrl-C raise ``Preempted`` in the main thread, or wait while work has deferred it.
 
     The first process of a container ignores SIGTERM unless it has said what to do with it. A second Ctrl-C waits for
-    nothing.
+    patient work alone.
     """
     process = os.getpid()
 
@@ -56,7 +58,8 @@ def end_on_signals() -> None:
         asked_before = any(request.made for request in _requests)
         for request in _requests:
             request.made = True
-        if not _requests or (number == signal.SIGINT and asked_before):
+        breaks = number == signal.SIGINT and asked_before and not any(request.patient for request in _requests)
+        if breaks or not _requests:
             raise Preempted
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,13 +67,16 @@ def end_on_signals() -> None:
 
 
 @contextmanager
-def preemption_deferred() -> Iterator[Request]:
+def preemption_deferred(*, patient: bool = False) -> Iterator[Request]:
     """For work that ends itself: it looks at the request after each step, saves its state and raises ``Preempted``.
+
+    Args:
+        patient: whether a second Ctrl-C waits, too: for work that is short and must not be left half done.
 
     Raises:
         Preempted: at the end, if the work has ended before it saw the request.
     """
-    request = Request()
+    request = Request(patient=patient)
     _requests.append(request)
     try:
         yield request

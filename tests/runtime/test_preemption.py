@@ -53,13 +53,14 @@ def test_after_the_work_it_is_raised_at_once_again(number: int):
         ask_to_end(number)
 
 
-def test_the_second_of_the_keyboard_waits_for_nothing(number: int):
+@pytest.mark.parametrize("patient", [False, True])
+def test_the_second_of_the_keyboard_waits_for_patient_work_alone(number: int, patient: bool):
     went_on = False
-    with pytest.raises(Preempted), preemption_deferred():  # noqa: PT012 - where in it the error comes is the question
+    with pytest.raises(Preempted), preemption_deferred(patient=patient):  # noqa: PT012 - where in it, is the question
         ask_to_end(number)
         ask_to_end(number)
         went_on = True
-    assert went_on == (number == signal.SIGTERM)
+    assert went_on == (patient or number == signal.SIGTERM)
 
 
 def test_it_is_no_error_that_a_stage_could_take_for_its_own():
