@@ -81,7 +81,7 @@ def write_demo_scene(path: Path, *, size: int = 1024, seed: int = 0) -> None:
         ArtifactError: ``path`` is a folder.
     """
     check_no_folder(path)
-    rng = np.random.default_rng([seed, len(SEASONS), 0])
+    rng = np.random.default_rng([seed, 3])  # no scene's stream, nor that of the signatures
     classes = _regions(rng, len(DFC_IDS), size=size, share=REGION_SHARE * SIZE / size)
     rasters = _rasters(classes, _image(rng, classes, signatures=_signatures(seed)))
     with staged_outputs({"scene": path}) as staged:
