@@ -103,7 +103,7 @@ def main() -> None:
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's
             raise
         found = str(error).partition(". ")[0] or "out of memory"
-        sys.exit(f"error: {found}. Lower batch_size (with accumulate as much higher), or set grad_checkpointing: true.")
+        sys.exit(f"error: {found}. In a stage, lower its batch_size, or in a training set grad_checkpointing: true.")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package == "ctm":

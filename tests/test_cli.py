@@ -369,7 +369,7 @@ FULL_GPU = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Trie
     [
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "ended by SIGTERM"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "ended by Ctrl-C"),
-        (FULL_GPU, 1, "error: CUDA out of memory. Lower batch_size"),
+        (FULL_GPU, 1, "error: CUDA out of memory. In a stage, lower its batch_size"),
         (LOST_FILE, 1, "error: [Errno 2] No such file or directory: 'x'. Correct that and run the command again."),
         ("open('params.yaml/x')", 1, "error: params.yaml/x: Not a directory. A part of this path is a file: name"),
     ],
