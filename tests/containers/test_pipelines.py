@@ -104,6 +104,6 @@ def test_a_sweep_ends_in_one_report(tree, whole, monkeypatch, tmp_path):
     assert len(table) == 2
     for number, weight in enumerate(weights):
         assert re.search(rf"pruning_weight\W+{weight}", page)
-        metrics = (output / "iterations" / str(number) / "metrics" / "evaluate.json").read_bytes()
+        metrics = (output / "iterations" / str(number) / "metrics" / "train_classifier.json").read_bytes()
         same = weight == "0.01"  # the preset's own
-        assert (metrics == (whole / "metrics" / "evaluate.json").read_bytes()) is same
+        assert (metrics == (whole / "metrics" / "train_classifier.json").read_bytes()) is same
