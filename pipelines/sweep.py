@@ -37,6 +37,9 @@ logger = logging.getLogger("ctm.pipelines.sweep")  # below `ctm`, whose log the 
 PREFIX, TIME = "sweep-", "%Y%m%d-%H%M%S"
 """A sweep is called after the time, in UTC, at which it was queued."""
 
+STAGED = "uncommitted changes exist in the index"
+"""What DVC says where a file is staged and has been changed again."""
+
 START_SECONDS = 120
 """How long DVC's queue may take to start the first experiment; on a busy machine it needs some ten seconds."""
 
@@ -81,7 +84,8 @@ def queue(
         changes = [word for text in (*settings, *grid, *seeded) for word in ("--set-param", f"{params}:{text}")]
         done = dvc("exp", "run", "--queue", "--name", name, *options, *changes, **_environment())
         if done.returncode:
-            raise PipelineError(f"DVC cannot queue the sweep: {dvc_error(done.stderr)}")
+            advice = " Commit what `git status` shows as staged, and run it again." if STAGED in done.stderr else ""
+            raise PipelineError(f"DVC cannot queue the sweep: {dvc_error(done.stderr)}{advice}")
     return sweep
 
 

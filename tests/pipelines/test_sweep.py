@@ -208,6 +208,19 @@ def test_a_sweep_that_dvc_does_not_know_is_named(params: Path):
         sweep.collect("sweep-1")
 
 
+@pytest.mark.slow
+def test_what_is_staged_and_changed_again_is_to_be_committed_first(tmp_path: Path):
+    tree = make_tree(tmp_path / "tree")
+    params = tree.root / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    params.write_text(text.replace("seed: 0", "seed: 1"), encoding="utf-8")
+    tree.run("git", "add", "params.yaml")
+    params.write_text(text, encoding="utf-8")
+    process = tree.start("ctm-pipeline", "sweep", f"{WEIGHT}=0.5")
+    assert process.communicate()[1].endswith("Commit what `git status` shows as staged, and run it again.\n")
+    assert process.returncode == 1
+
+
 def test_outside_of_a_repository_dvcs_own_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=r"DVC cannot list the experiments: .*not inside"):
