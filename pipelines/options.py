@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands of Kubeflow's have; those of params.yaml are the ones of ``ctm``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ __all__ = [
     "Experiment",
     "Host",
     "Namespace",
-    "Overrides",
-    "ParamsFile",
     "Parts",
     "Pipeline",
     "PipelineName",
@@ -23,11 +21,6 @@ __all__ = [
 
 PipelineName = Literal["ctm", "ctm_fanout", "ctm_sweep"]
 
-ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameter file.")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter (train_classifier.epochs=3); repeatable."),
-]
 Pipeline = Annotated[PipelineName, typer.Option("--pipeline", help="Which pipeline.")]
 Parts = Annotated[
     int | None,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from pipelines.options import AllowTags, Overrides, ParamsFile, Parts, Pipeline, ProfilesFile, Raw
+from ctm.commands.options import Overrides, ParamsFile
+from pipelines.options import AllowTags, Parts, Pipeline, ProfilesFile, Raw
 
 __all__ = ["Request", "takes_request"]
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ctm.commands.options import ParamsFile
 from ctm.params import load_params
 from ctm.runtime.outputs import write_text
 from pipelines.errors import PipelineError
-from pipelines.options import ParamsFile
 
 __all__ = ["compile_files"]
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ctm.commands.options import Overrides, ParamsFile
 from ctm.params import load_params
 from ctm.runtime.storage import is_remote
-from pipelines.options import Overrides, ParamsFile, Raw
+from pipelines.options import Raw
 from pipelines.raw_data import RECORDED, has_changed
 
 __all__ = ["new_data"]

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ctm.commands.options import Overrides, ParamsFile
 from ctm.params import load_params
-from pipelines.options import Overrides, ParamsFile, Parts, Pipeline
+from pipelines.options import Parts, Pipeline
 
 __all__ = ["run_local"]
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ctm.commands.options import Overrides, ParamsFile
 from pipelines.errors import PipelineError
-from pipelines.options import Overrides, ParamsFile
 from pipelines.table8 import GRID
 
 __all__ = ["sweep"]

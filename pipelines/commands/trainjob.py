@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ctm.commands.options import Overrides, ParamsFile
 from ctm.params import load_params
 from pipelines.errors import PipelineError
-from pipelines.options import AllowTags, Overrides, ParamsFile, ProfilesFile, Raw
+from pipelines.options import AllowTags, ProfilesFile, Raw
 
 __all__ = ["trainjob"]
 
