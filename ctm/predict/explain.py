@@ -74,8 +74,8 @@ def explain_images(
     for batch in read_batches(images, inputs, batch_size=batch_size, failures=failures, description="explanations"):
         prepared = torch.stack([image_to_input(image.pixels, inputs) for image in batch.values()])
         found = class_maps(model, prepared.to(device), None, config, threshold=config.threshold)
-        probabilities = found.logits.float().sigmoid().tolist()
-        maps, predicted = found.maps.float().cpu().numpy(), found.candidates.tolist()
+        probabilities = found.logits.sigmoid().tolist()
+        maps, predicted = found.maps.cpu().numpy(), found.candidates.tolist()
         for row, (name, image) in enumerate(batch.items()):
             rows += [(name, *pair) for pair in _shares(classes, probabilities[row])]
             chosen = {file: maps[row, token] for token, file in enumerate(files) if predicted[row][token]}
