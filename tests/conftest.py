@@ -95,6 +95,17 @@ def tiny_params() -> Params:
     return load_preset("demo", TINY)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny work on a busy machine a hundred times slower."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def changed(tiny_params: Params) -> Callable[..., Params]:
     """The tiny parameters with other values: ``changed(seed=1, train_segmenter={"epochs": 1})``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,8 @@ PHOTOGRAPHS = InputSpec((32, 32), 3, 1 / 255, (0.4, 0.5, 0.3), (0.2, 0.2, 0.3), 
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny work is done sooner by one thread than by many that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _tiny_work(one_thread) -> None:
+    """All of these tests."""
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,7 +28,7 @@ from tests.conftest import TINY as DEMO_TINY
 from tests.conftest import TinyPipeline
 from tests.miniatures import ade20k, coco2014, dfc2020, endotect, folder, voc2012
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TINY = (
     *DEMO_TINY,
@@ -397,15 +396,6 @@ class Run:
         """The masks that the miniature has, by key."""
         found = {key: self.case.truth(key) for key in self.case.keys[split]}
         return {key: mask for key, mask in found.items() if mask is not None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny work is done sooner by one thread than by many that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=CASES)
