@@ -4,7 +4,6 @@ What ``kfp.local`` 2.17.0 does by itself would leave a run's result to chance:
 
 * A container that is gone when its exit code is asked for counts as a success (kubeflow/pipelines 13332). Here a
   container stays until its exit code is known, and only then is removed.
-* A task that is started again writes into the folder of the attempt before. Here every start has a folder of its own.
 * In a loop, every parameter that comes from another task becomes the loop's item. Here only the item does.
 * Images are looked up by tag. Here any name is right that the engine knows, the id of an image that was never pushed
   among them.
@@ -45,7 +44,7 @@ ITERATION = re.compile(r"-iteration-(\d+)")
 
 @dataclass
 class Execution:
-    """One start of a task's container.
+    """A task's container.
 
     Attributes:
         component: the component's name in the package, without ``comp-``.
@@ -80,13 +79,11 @@ def docker_runner(pipeline_root: Path, **arguments: Any) -> Iterator[list[Execut
 
     def own_folder(pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
         folder = Path(pipeline_root, pipeline_resource_name, task_resource_name)
-        earlier = sum(execution.folder.parent == folder for execution in executions)
         loops = tuple(map(int, ITERATION.findall(pipeline_resource_name)))
-        here.execution = Execution(task_resource_name, loops, folder / str(earlier + 1))
+        here.execution = Execution(task_resource_name, loops, folder)
         executions.append(here.execution)
-        after = f" again, after {earlier} failures" if earlier else ""
-        logger.info("%s | starts%s", here.execution.name, after)
-        return str(here.execution.folder)
+        logger.info("%s | starts", here.execution.name)
+        return str(folder)
 
     class Handler:
         """What kfp makes for every task, and runs."""
